@@ -1,0 +1,14 @@
+"""Know, set and compare the step your network really takes.
+
+| room | what it is for |
+|---|---|
+| `truestep.core` | what a step is: the records, `Step`, `Recorder` |
+| `truestep.invariance` | weights whose norm does not matter |
+| `truestep.monitor` | watch a run, report on it |
+| `truestep.lab` | claims of the sources, judged |
+"""
+
+from truestep.core import Gram, Step, SumCount, gram
+
+__version__ = "0.1.0"
+__all__ = ["Gram", "Step", "SumCount", "gram"]

@@ -1,0 +1,20 @@
+"""What a step is: records that add up exactly, and the recorder that fills them from optimizer hooks."""
+
+from truestep.core._gram import Gram, gram
+from truestep.core._moments import Moments, moments
+from truestep.core._step import Asked, Step
+from truestep.core._sum_count import SumCount, sum_count
+from truestep.core._task_gram import TaskGram, task_gram
+
+__all__ = [
+    "Asked",
+    "Gram",
+    "Moments",
+    "Step",
+    "SumCount",
+    "TaskGram",
+    "gram",
+    "moments",
+    "sum_count",
+    "task_gram",
+]
