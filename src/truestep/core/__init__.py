@@ -2,6 +2,7 @@
 
 from truestep.core._gram import Gram, gram
 from truestep.core._moments import Moments, moments
+from truestep.core._recorder import Recorder
 from truestep.core._step import Asked, Step
 from truestep.core._sum_count import SumCount, sum_count
 from truestep.core._task_gram import TaskGram, task_gram
@@ -10,6 +11,7 @@ __all__ = [
     "Asked",
     "Gram",
     "Moments",
+    "Recorder",
     "Step",
     "SumCount",
     "TaskGram",

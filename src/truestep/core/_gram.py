@@ -66,7 +66,7 @@ class Gram(AbstractSum):
 
     @property
     def alignment(self) -> Float64[Tensor, "*blocks"]:
-        r"""Cosine between the step and steepest descent, :math:`-\langle g, d \rangle / \|g\|\|d\|`; nan where one is 0."""
+        r"""Cosine of step and steepest descent, :math:`-\langle g, d \rangle / \|g\|\|d\|`; nan where one is 0."""
         return -self.gd / (self.gradient_norm * self.step_norm)
 
     @property
