@@ -9,6 +9,7 @@
 """
 
 from truestep.core import Gram, Step, SumCount, gram
+from truestep.monitor import Watch, watch
 
 __version__ = "0.1.0"
-__all__ = ["Gram", "Step", "SumCount", "gram"]
+__all__ = ["Gram", "Step", "SumCount", "Watch", "gram", "watch"]

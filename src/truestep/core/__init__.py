@@ -3,6 +3,7 @@
 from truestep.core._gram import Gram, gram
 from truestep.core._moments import Moments, moments
 from truestep.core._recorder import Recorder
+from truestep.core._sharding import is_distributed
 from truestep.core._step import Asked, Step
 from truestep.core._sum_count import SumCount, sum_count
 from truestep.core._task_gram import TaskGram, task_gram
@@ -16,6 +17,7 @@ __all__ = [
     "SumCount",
     "TaskGram",
     "gram",
+    "is_distributed",
     "moments",
     "sum_count",
     "task_gram",

@@ -66,6 +66,9 @@ def _map(record: Any, function: Callable[[str, Any], Any]) -> Any:
 
 def _added(name: str, mine: Any, other: Any) -> Any:
     if isinstance(mine, Tensor):
+        if mine.shape != other.shape:  # torch would broadcast, and count one block several times
+            msg = f"`{name}` has shape {tuple(mine.shape)} and {tuple(other.shape)}: records add up block by block"
+            raise ValueError(msg)
         return mine + other
     if mine != other:
         msg = f"`{name}` differs: records add up only over equal {name}; found {mine} and {other}"

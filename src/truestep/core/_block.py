@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -20,6 +22,8 @@ def block_products(
         if unit_dim is None:
             return _sparse_products(w, g, d, scratch, after=after)
         g = g.to_dense()
+    if unit_dim is not None:
+        unit_dim %= w.dim()  # a complex tensor's real view has one dimension more at its end
     w, d = _real(w), _real(d)
     g = None if g is None else _real(g)
     if unit_dim is not None:
@@ -40,12 +44,12 @@ def _sparse_products(w: Tensor, g: Tensor, d: Tensor, scratch: Scratch, *, after
 
 
 def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x) if x.is_complex() else x
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
 
 
 def _rows(x: Tensor, unit_dim: int) -> Tensor:
     x = x.movedim(unit_dim, 0)
-    return x.reshape(x.shape[0], -1)
+    return x.reshape(x.shape[0], prod(x.shape[1:]))  # -1 is refused where there are no elements
 
 
 def _flat(tensors: list[Tensor]) -> list[Tensor]:

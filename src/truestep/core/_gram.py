@@ -98,7 +98,7 @@ def gram(
         A Gram of scalars, or of `[w.shape[unit_dim]]`.
 
     Raises:
-        ValueError: If the three shapes differ.
+        ValueError: If the three shapes differ, or have no dimension `unit_dim`.
 
     Example:
         >>> w, g, d = torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, -1.0]])
@@ -107,6 +107,9 @@ def gram(
     """
     if not w.shape == g.shape == d.shape:
         msg = f"`w`, `g` and `d` must have one shape, found {tuple(w.shape)}, {tuple(g.shape)}, {tuple(d.shape)}"
+        raise ValueError(msg)
+    if unit_dim is not None and not -w.dim() <= unit_dim < w.dim():
+        msg = f"`unit_dim` must be a dimension of a tensor of shape {tuple(w.shape)}, found {unit_dim}"
         raise ValueError(msg)
     w, g, d = w.detach(), g.detach(), d.detach()
     scratch = Scratch(w.device, 2 * w.numel() if w.is_complex() else w.numel())

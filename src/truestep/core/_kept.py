@@ -87,7 +87,7 @@ class UsedGradient:
         intact = self._seen is None or all(_same(_state(g), seen) for g, seen in zip(now, self._seen, strict=True))
         copies, self._copies, self._seen = self._copies, None, None
         if copies is not None:
-            if intact and not _writes_gradients(self._optimizer):
+            if intact and not _writes_gradients(self._optimizer) and _unwritten(copies, now):
                 self.keep, self._buffers = False, Buffers()  # learned: this rule leaves .grad alone
             return Used(copies, known=True, raw=True)
         fused = _is_fused(self._optimizer)
@@ -101,6 +101,16 @@ def _state(grad: Tensor | None) -> tuple[Tensor | None, int]:
 
 def _same(a: tuple[Tensor | None, int], b: tuple[Tensor | None, int]) -> bool:
     return a[0] is b[0] and a[1] == b[1]
+
+
+def _unwritten(copies: list[Tensor | None], now: list[Tensor | None]) -> bool:
+    """Whether the values still stand; old rules write through `grad.data`, which leaves the version as it was."""
+    pairs = [(c, local(g)) for c, g in zip(copies, now, strict=True) if c is not None and g is not None]
+    return all(torch.equal(_values(c), _values(g)) for c, g in pairs)
+
+
+def _values(x: Tensor) -> Tensor:
+    return x if x.layout == torch.strided else x._values()
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

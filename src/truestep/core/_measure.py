@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from truestep.core._block import block_products
 from truestep.core._kept import Used
-from truestep.core._products import Scratch
+from truestep.core._products import Scratch, chunk_elements
 from truestep.core._sharding import add_shards, at_global_units, local, shards
 
 
@@ -36,7 +36,7 @@ def list_blocks(
     A parameter is listed if it wants a gradient or still has one: torch's optimizers go by `.grad` alone.
     """
     named = names() if callable(names) else names
-    name_of = {id(p): name for name, p in named.items()}
+    name_of = {id(p): name for name, p in reversed(list(named.items()))}  # a tied weight has its first name
     blocks: list[Block] = []
     for number, group in enumerate(optimizer.param_groups):
         for p in group["params"]:
@@ -52,13 +52,23 @@ def measure(
     used: Used,
     scale: Tensor | float | None,
     scratch: dict[torch.device, Scratch],
-) -> tuple[tuple[str, ...], list[Float64[Tensor, "rows 6"]]]:
-    """Names of blocks or units, and each block's rows of ww, wg, wd, gg, gd, dd on the CPU, summed over shards."""
-    columns = [_rows(block, w, g, scratch) for block, w, g in zip(blocks, before, used.grads, strict=True)]
+) -> tuple[tuple[str, ...], list[Float64[Tensor, "_ 6"]], list[Exception]]:
+    """Names of blocks or units, and each block's rows of ww, wg, wd, gg, gd, dd on the CPU, summed over shards.
+
+    A block that cannot be measured has nan rows, so that no other rank waits for it, and its exception comes third.
+    """
+    errors: list[Exception] = []
+    columns: list[Tensor] = []
+    for block, w, g in zip(blocks, before, used.grads, strict=True):
+        try:
+            columns.append(_rows(block, w, g, scratch))
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+            columns.append(_unknown(block))
     columns = add_shards(columns, [shards(block.param) for block in blocks])
     columns = _to_cpu([_true_gradient(rows, scale, known=used.known) for rows in columns])
     names = [name for block, rows in zip(blocks, columns, strict=True) for name in _row_names(block, rows)]
-    return tuple(names), columns
+    return tuple(names), columns, errors
 
 
 def _rows(
@@ -66,14 +76,18 @@ def _rows(
 ) -> Float64[Tensor, "rows 6"]:
     now = local(block.param)
     if w is None or w.shape != now.shape:  # resized within the step: there is no displacement to speak of
-        rows = block.param.shape[0] if block.unit_dim is not None else 1
-        return torch.full((rows, 6), nan, dtype=torch.float64, device=now.device)
+        return _unknown(block)
     elements = 2 * now.numel() if now.is_complex() else now.numel()
     kept = scratch.get(now.device)
-    if kept is None or kept.elements < elements:
+    if kept is None or kept.elements < min(elements, chunk_elements(now.device)):
         kept = scratch[now.device] = Scratch(now.device, elements)
     rows = block_products(w, g, now, kept, after=True, unit_dim=block.unit_dim)
     return rows[None] if block.unit_dim is None else at_global_units(rows, block.param, block.unit_dim)
+
+
+def _unknown(block: Block) -> Float64[Tensor, "rows 6"]:
+    rows = 1 if block.unit_dim is None else block.param.shape[block.unit_dim]
+    return torch.full((rows, 6), nan, dtype=torch.float64, device=local(block.param).device)
 
 
 def _true_gradient(
@@ -93,7 +107,7 @@ def _row_names(block: Block, rows: Tensor) -> list[str]:
     return [f"{block.name}[{unit}]" for unit in range(rows.shape[0])]
 
 
-def _to_cpu(columns: list[Float64[Tensor, "rows 6"]]) -> list[Float64[Tensor, "rows 6"]]:
+def _to_cpu(columns: list[Float64[Tensor, "_ 6"]]) -> list[Float64[Tensor, "_ 6"]]:
     """All rows to the host in one transfer a device."""
     out = list(columns)
     for device in {rows.device for rows in columns} - {torch.device("cpu")}:

@@ -61,13 +61,15 @@ def unit_products(
 ) -> Float64[Tensor, "units 6"]:
     """The six sums of each row of `w`, `g`, `d` ([units, elements of a unit])."""
     units, width = w.shape
+    if w.numel() == 0:
+        return torch.zeros(units, 6, dtype=torch.float64, device=w.device)
     if width > scratch.elements:
         each = range(units)
         return torch.stack(
             [total_products(w[u], None if g is None else g[u], d[u], scratch, after=after) for u in each]
         )
     sums = torch.zeros(units, 6, dtype=torch.float64, device=w.device)
-    for part in _pieces(units, max(scratch.elements // max(width, 1), 1)):
+    for part in _pieces(units, scratch.elements // width):
         flat = [None if x is None else x[part].reshape(-1) for x in (w, g, d)]
         rows = [row.view(-1, width) for row in scratch.load(flat[0], flat[1], flat[2], after=after)]  # type: ignore[arg-type]
         for column, (i, j) in enumerate(PAIRS):
@@ -76,5 +78,5 @@ def unit_products(
 
 
 def _pieces(total: int, size: int) -> Iterator[slice]:
-    for start in range(0, total, size):
+    for start in range(0, total, max(size, 1)):
         yield slice(start, min(start + size, total))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from math import nan
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from truestep.core._gram import Gram
+from truestep.core._hooks import check_hooks, inside_step, not_compiled, now
 from truestep.core._kept import Buffers, UsedGradient
 from truestep.core._measure import Block, list_blocks, measure
 from truestep.core._products import Scratch
@@ -22,6 +23,7 @@ from truestep.core._step import Step
 
 Names = Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+_NO_ROWS = torch.zeros(0, 6, dtype=torch.float64)  # all that is left where every parameter was frozen in mid-run
 
 
 def always(index: int) -> bool:
@@ -45,6 +47,7 @@ class Recorder:
         units: Names of parameters to be recorded one unit (slice of dimension 0) at a time.
         on_end: Called after every step, recorded or not, with its number and whether it was skipped (a tensor
             where a fused optimizer's gradient scaler knows, else False).
+        on_error: Takes an exception of ours instead of the training run; by default the recorder warns and closes.
 
     Raises:
         ValueError: If the optimizer has no hooks (the message names the inner one to pass), or none of its
@@ -72,6 +75,7 @@ class Recorder:
         name: str | None = None,
         units: Iterable[str] = (),
         on_end: Callable[[int, Any], None] | None = None,
+        on_error: Callable[[Exception], None] | None = None,
     ) -> None:
         check_hooks(optimizer)
         self.name = name or type(optimizer).__name__
@@ -79,10 +83,11 @@ class Recorder:
         self.seconds = 0.0  # spent on recorded steps, in all
         self._names, self._units = params, frozenset(units)
         self._on_step, self._on_end, self._due = on_step, on_end, due
+        self._on_error, self._errors = on_error or self._give_up, list[Exception]()
         self._optimizer = optimizer
         self._weights, self._gradient = Buffers(), UsedGradient(optimizer)
         self._scratch: dict[torch.device, Scratch] = {}
-        self._depth = 0
+        self._depth, self._in_hook, self._closed = 0, False, False
         self._pending: tuple[list[Block], list[Tensor | None]] | None = None
         if not list_blocks(params, optimizer, self._units):
             msg = "`optimizer` holds none of the model's parameters; pass the optimizer that steps this model"
@@ -96,45 +101,72 @@ class Recorder:
         )
 
     def close(self) -> None:
-        """Take the hooks off; the optimizer goes on as if there had been none."""
-        for handle in self._handles:
-            handle.remove()
+        """Take the hooks off and let the copies go; the optimizer goes on as if there had been none."""
+        self._closed = True
+        if not self._in_hook:  # torch is going through its hooks: taking one out would break the step
+            for handle in self._handles:
+                handle.remove()
         self._pending = None
-        self._weights, self._scratch = Buffers(), {}
+        self._weights, self._gradient, self._scratch = Buffers(), UsedGradient(self._optimizer), {}
 
     def _pre(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Arguments | None:
-        if self._depth and _inside_step(optimizer):
+        if self._closed:
+            return None
+        if self._depth and inside_step(optimizer):
             self._depth += 1  # a subclass's step calls its base's, which carries the hooks too
             return None
         self._depth = 1
         if self._due(self.index):
-            return self._measured_before(args, kwargs)
+            return self._guarded(self._measured_before, args, kwargs)
         self._pending = None
         return None
 
     def _post(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         self._depth -= 1
-        if self._depth > 0:
+        if self._depth > 0 or self._closed:
             return
-        self._depth = 0
+        self._depth, self._in_hook = 0, True
+        try:
+            self._end(optimizer)
+        finally:
+            self._in_hook = False
+
+    def _end(self, optimizer: Optimizer) -> None:
         skipped = getattr(optimizer, "found_inf", None)
         if self._pending is not None:
-            skipped = self._measured_after()
+            skipped = self._guarded(self._measured_after)
         self.index += 1
         if self._on_end is not None:
-            self._on_end(self.index - 1, False if skipped is None else skipped)
+            self._guarded(self._on_end, self.index - 1, False if skipped is None else skipped)
+        if self._errors:
+            errors, self._errors = self._errors, []
+            self._on_error(errors[0])
+
+    def _guarded(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The function's answer, or None with the exception kept for `on_error`: training goes on."""
+        try:
+            return function(*args)
+        except Exception as error:  # noqa: BLE001
+            self._errors.append(error)
+            return None
+
+    def _give_up(self, error: Exception) -> None:
+        self.close()
+        message = f"truestep stopped recording {self.name} after step {self.index - 1}, training goes on: {error!r}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     @torch.no_grad()
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-        start = _now(self._optimizer)
+        start = now(self._optimizer)
         blocks = list_blocks(self._names, self._optimizer, self._units)
         names, params = [block.name for block in blocks], [block.param for block in blocks]
-        self._pending = blocks, self._weights.fill(names, [local(p) for p in params])
+        self._pending = blocks, [None] * len(blocks)  # nan rows, and no rank left waiting, if anything below fails
         self._gradient.begin(names, params)
+        self._pending = blocks, self._weights.fill(names, [local(p) for p in params])
         changed = self._with_closure(args, kwargs)
         if changed is None:
             self._gradient.ready()
-        self.seconds += _now(self._optimizer) - start
+        self.seconds += now(self._optimizer) - start
         return changed
 
     def _with_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
@@ -153,12 +185,10 @@ class Recorder:
             nonlocal evaluations
             evaluations += 1
             if evaluations == 2:
-                with torch.no_grad():
-                    self._gradient.stale()
+                self._guarded(torch.no_grad()(self._gradient.stale))
             loss = closure()
             if evaluations == 1:
-                with torch.no_grad():
-                    self._gradient.ready()
+                self._guarded(torch.no_grad()(self._gradient.ready))
             return loss
 
         return evaluate
@@ -167,13 +197,14 @@ class Recorder:
     def _after(self) -> bool:
         if self._pending is None:
             return False
-        start = _now(self._optimizer)
+        start = now(self._optimizer)
         (blocks, before), self._pending = self._pending, None
         used = self._gradient.after()
         found_inf: Tensor | None = getattr(self._optimizer, "found_inf", None)
         skipped = found_inf is not None and bool(found_inf)
         scale = getattr(self._optimizer, "grad_scale", None) if used.raw or skipped else None
-        names, columns = measure(blocks, before, used, scale, self._scratch)
+        names, columns, errors = measure(blocks, before, used, scale, self._scratch)
+        self._errors += errors
         groups = [block.group for block, rows in zip(blocks, columns, strict=True) for _ in range(rows.shape[0])]
         step = Step(
             optimizer=self.name,
@@ -184,54 +215,8 @@ class Recorder:
             skipped=skipped,
             names=names,
             asked=asked_of(self._optimizer.param_groups, groups),
-            took=Gram.from_columns(torch.cat(columns)),
+            took=Gram.from_columns(torch.cat([_NO_ROWS, *columns])),
         )
-        self.seconds += _now(self._optimizer) - start
+        self.seconds += now(self._optimizer) - start
         self._on_step(step)
         return skipped
-
-
-def not_compiled(function: Any, *, recursive: bool = False) -> Any:
-    """`function` as torch.compile must leave it: called as it stands, with all that it calls if `recursive`.
-
-    The recursive form costs half a microsecond a call, so that the every-step path takes the other.
-    """
-    return torch.compiler.disable(function, recursive=recursive)
-
-
-def check_hooks(optimizer: Any) -> None:
-    """Raise a ValueError naming the inner optimizer where `optimizer` is a wrapper that takes no step hooks."""
-    if isinstance(optimizer, Optimizer) and hasattr(optimizer, "_optimizer_step_pre_hooks"):
-        return
-    kind = type(optimizer).__name__
-    for name, inner in _attributes(optimizer):
-        if isinstance(inner, Optimizer) and hasattr(inner, "_optimizer_step_pre_hooks"):
-            msg = f"`optimizer` is a {kind}, a wrapper without step hooks; pass the optimizer inside it: `.{name}`"
-            raise ValueError(msg)
-    msg = f"`optimizer` must be a torch.optim.Optimizer (it needs step hooks), found {kind}"
-    raise ValueError(msg)
-
-
-def _attributes(wrapper: Any) -> list[tuple[str, Any]]:
-    """Attributes of a wrapper, `optimizer` first, the public before the private."""
-    found = dict(vars(wrapper)) if hasattr(wrapper, "__dict__") else {}
-    found = {"optimizer": getattr(wrapper, "optimizer", None), **found}
-    return sorted(found.items(), key=lambda item: (item[0] != "optimizer", item[0].startswith("_")))
-
-
-def _inside_step(optimizer: Optimizer) -> bool:
-    """Whether an earlier step of this optimizer is still on the stack (else it ended in an exception)."""
-    frame, seen = sys._getframe(2), 0  # pyright: ignore[reportPrivateUsage]
-    while frame is not None:
-        if frame.f_code.co_name == "wrapper" and frame.f_locals.get("self") is optimizer:
-            seen += 1
-        frame = frame.f_back
-    return seen > 1
-
-
-def _now(optimizer: Optimizer) -> float:
-    """Seconds, after the device has done what it was given: a recorded step may wait, so that its cost is true."""
-    device: Sequence[torch.device] = [p.device for group in optimizer.param_groups for p in group["params"][:1]][:1]
-    if device and device[0].type == "cuda":
-        torch.cuda.synchronize(device[0])
-    return time.perf_counter()

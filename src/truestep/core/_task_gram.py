@@ -45,8 +45,10 @@ def task_gram(gradients: Mapping[str, Tensor]) -> TaskGram:
     """The `TaskGram` of one gradient a task, all of one shape; any float dtype, summed in float64.
 
     Raises:
-        ValueError: If shapes differ.
+        ValueError: If there is no task, or shapes differ.
     """
+    if not gradients:
+        raise ValueError("`gradients` must hold at least one task's gradient, found none")
     flat = {name: gradient.detach().reshape(-1) for name, gradient in gradients.items()}
     shapes = {name: tuple(gradient.shape) for name, gradient in gradients.items()}
     if len(set(shapes.values())) > 1:

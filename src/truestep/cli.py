@@ -1,0 +1,109 @@
+"""`truestep demo | report | lab`: the command line."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+try:
+    import typer
+    from rich.console import Console
+except ImportError as error:  # the command is installed with the library, its packages with an extra
+    sys.exit(f"truestep's command line needs `{error.name}`: pip install 'truestep[cli]'")
+
+from truestep import __version__
+from truestep.monitor import load_run, write_report
+
+app = typer.Typer(
+    name="truestep",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="""Know, set and compare the step your network really takes.
+
+    `truestep demo` shows it on real data in a minute; `truestep report RUN` writes the page of a run that
+    `truestep.watch(model, optimizer, "RUN")` recorded; `truestep lab list` shows which claims hold.""",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"truestep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Option("--dir", help="Gets the two run records and the report.")] = Path(
+        "demo-runs"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each of the two runs.")] = 1600,
+    seed: Annotated[int, typer.Option(help="Of the weights and of the data's order.")] = 0,
+) -> None:
+    """Train a small CNN on real digits twice, weight decay off and on, and show asked against taken.
+
+    1797 images that ship with scikit-learn, nothing is downloaded; about a minute at most on two cores.
+    """
+    try:
+        from truestep.lab.demo import show
+    except ImportError as error:
+        _fail(f"the demo needs `{error.name}`: pip install 'truestep[lab]'")
+    try:
+        show(directory, steps=steps, seed=seed, console=Console())
+    except (OSError, ValueError, ImportError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail(f"stopped; what was recorded is in {directory}: `truestep report {directory}/*/` shows it", code=130)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories (or run.db files); several are compared.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The page; report.html in the first run's directory.")] = None,
+) -> None:
+    """Write one self-contained HTML page about one run, or several compared.
+
+    Works while a run is still going, and after it was killed.
+
+        truestep report runs/first
+        truestep report runs/first runs/second --out both.html
+    """
+    first = runs[0] if runs[0].is_dir() else runs[0].parent
+    try:
+        with ExitStack() as opened:
+            records = [opened.enter_context(load_run(run)) for run in runs]
+            typer.echo(write_report(records, out or first / "report.html"))
+    except (OSError, ValueError, ImportError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+    typer.echo(f"truestep: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def _mount_lab() -> None:
+    from truestep.lab._cli import lab_app
+
+    app.add_typer(lab_app)
+
+
+_mount_lab()
+
+
+def main() -> None:
+    """Run the command line; what a user did wrong is one line and exit code 2."""
+    app()

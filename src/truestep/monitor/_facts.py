@@ -1,0 +1,90 @@
+"""What a run says about itself when it starts: versions, command, seed, git state; names and kinds of its blocks."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+import uuid
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")  # torch.compile, checkpointing, FSDP
+
+
+def run_facts(world_size: int, device: str) -> dict[str, str]:
+    """Meta data of a run, each value as text."""
+    return {
+        "id": uuid.uuid4().hex,
+        "created": repr(time.time()),
+        "status": "running",
+        "truestep": version("truestep"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": json.dumps(sys.argv),
+        "seed": str(torch.initial_seed()),
+        "device": device,
+        "world_size": str(world_size),
+        "git": _git(),
+    }
+
+
+def _git() -> str:
+    """Commit and whether files differ from it, as JSON; empty outside a repository or without git."""
+    try:
+        commit, dirty = (
+            subprocess.run(["git", *words], capture_output=True, text=True, timeout=2, check=True).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return json.dumps({"commit": commit, "dirty": bool(dirty)})
+
+
+def named_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters by the name they have in the bare model, whatever wraps it (DDP, torch.compile, checkpointing)."""
+    return {_bare(name): p for name, p in _unwrapped(model).named_parameters()}
+
+
+def kinds(model: nn.Module) -> dict[str, str]:
+    """Class of the owning module and the parameter's own name, "Conv2d.weight", by parameter name."""
+    found: dict[str, str] = {}
+    for prefix, module in _unwrapped(model).named_modules():
+        for name, _ in module.named_parameters(recurse=False):
+            full = f"{prefix}.{name}" if prefix else name
+            found.setdefault(_bare(full), f"{type(module).__name__}.{name}")
+    return found
+
+
+def settings(optimizer: Optimizer) -> str:
+    """Settings of the parameter groups without their parameters, as JSON."""
+    groups = [
+        {key: _plain(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
+    return json.dumps(groups)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return model.module
+    return model
+
+
+def _bare(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -1,0 +1,72 @@
+"""What `watch` is given: named, checked, and refused in one line that says what to do."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from truestep.monitor._facts import named_parameters
+from truestep.monitor._ledger import Number
+
+Optimizers = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer]
+
+
+def never(_: int) -> bool:
+    """Record no step: a rank that only counts."""
+    return False
+
+
+def held(optimizer: Optimizer) -> Iterable[Tensor]:
+    """Parameters of an optimizer."""
+    return (p for group in optimizer.param_groups for p in group["params"])
+
+
+def named_optimizers(optimizer: Optimizers) -> dict[str, Optimizer]:
+    """Optimizers by name: the user's, or the class, numbered where it occurs twice."""
+    if isinstance(optimizer, Mapping):
+        named = dict(optimizer)
+    else:
+        several = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+        named: dict[str, Optimizer] = {}
+        for one in several:
+            kind = type(one).__name__
+            named[kind if kind not in named else f"{kind}[{len(named)}]"] = one
+    if not named:
+        msg = "`optimizer` is empty; pass the optimizer that steps this model, or several"
+        raise ValueError(msg)
+    return named
+
+
+def checked_parameters(model: nn.Module, units: Iterable[str]) -> dict[str, Tensor]:
+    parameters = named_parameters(model)
+    if not parameters:
+        msg = f"`model` ({type(model).__name__}) has no parameters, so there is no step to watch"
+        raise ValueError(msg)
+    unknown = [name for name in units if name not in parameters]
+    if unknown:
+        msg = f"`units` names no parameter of the model: {unknown}; names are such as {list(parameters)[:3]}"
+        raise ValueError(msg)
+    return parameters
+
+
+def number_or_scalar(value: Any, name: str) -> Number | None:
+    """A Python number, or a tensor of one element that is read later: nothing waits for a GPU here."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.numel() != 1:
+        msg = f"`{name}` must be one number, found a tensor of shape {tuple(value.shape)}; pass its mean"
+        raise ValueError(msg)
+    return value.detach().clone().reshape(()) if value.is_cuda else value.item()
+
+
+def warn(message: str) -> None:
+    """Warn without ever raising into the training loop, also where warnings are errors."""
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+    except RuntimeWarning:
+        sys.stderr.write(f"{message}\n")

@@ -1,0 +1,85 @@
+"""Which step a logged loss belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+Number = float | int | Tensor
+Row = tuple[int, int, float, Number | None, Number | None, Any]  # optimizer, step, time, loss, samples, skipped
+
+
+class Ledger:
+    """Attributes `log` calls to steps: to the step that ends next, or to the one just finished.
+
+    Calls and steps come in rounds. If the run's first call comes before any step, the calls of a round belong to the
+    steps that follow them; if it comes after one, to the steps just finished. Within a round every optimizer takes
+    the loss once: a pair of optimizers that step together both get it, a GAN's get each their own. Several calls of a
+    round are added up, weighted by their samples (by 1 where none are given).
+
+    Args:
+        emit: Takes the finished row of a step.
+    """
+
+    def __init__(self, emit: Callable[[Row], None]) -> None:
+        self.log_first: bool | None = None  # before the first call there is no telling
+        self._emit = emit
+        self._calls: list[tuple[Number | None, Number | None]] = []
+        self._open: dict[int, tuple[int, float, Any]] = {}  # finished steps that wait for their loss
+        self._took: set[int] = set()  # optimizers that had their loss in this round
+        self._last_was_log = False
+
+    def log(self, loss: Number | None, samples: Number | None) -> None:
+        """One call; both may be tensors on any device, nothing is read from them here."""
+        if self.log_first is None:
+            self.log_first = not self._open
+        if self.log_first and not self._last_was_log:
+            self._calls, self._took = [], set()
+        self._calls.append((loss, samples))
+        self._last_was_log = True
+
+    def end(self, optimizer: int, step: int, now: float, skipped: Any) -> None:
+        """The end of one step."""
+        if self.log_first:
+            loss = samples = None
+            if self._calls and optimizer not in self._took:
+                self._took.add(optimizer)
+                loss, samples = weighted(self._calls)
+            self._emit((optimizer, step, now, loss, samples, skipped))
+        else:
+            if self._last_was_log:
+                self.settle()
+            elif optimizer in self._open:
+                self._finish(optimizer, None, None)
+            self._open[optimizer] = (step, now, skipped)
+        self._last_was_log = False
+
+    def settle(self) -> None:
+        """Finish every step that still waits for its loss."""
+        loss, samples = weighted(self._calls) if self._calls and not self.log_first else (None, None)
+        for optimizer in tuple(self._open):
+            self._finish(optimizer, loss, samples)
+        if not self.log_first:
+            self._calls = []
+
+    def _finish(self, optimizer: int, loss: Number | None, samples: Number | None) -> None:
+        step, now, skipped = self._open.pop(optimizer)
+        self._emit((optimizer, step, now, loss, samples, skipped))
+
+
+def weighted(calls: list[tuple[Number | None, Number | None]]) -> tuple[Number | None, Number | None]:
+    """Mean loss weighted by samples, and the samples added up; None for what no call gave.
+
+    Example:
+        >>> weighted([(1.0, 30), (3.0, 10)])
+        (1.5, 40)
+    """
+    if len(calls) == 1:
+        return calls[0]
+    counts = [samples for _, samples in calls if samples is not None]
+    losses = [(loss, 1 if samples is None else samples) for loss, samples in calls if loss is not None]
+    weight = sum(samples for _, samples in losses)
+    total = sum(loss * samples for loss, samples in losses)
+    return (total / weight if losses else None), (sum(counts) if counts else None)

@@ -1,0 +1,56 @@
+"""What watching costs, measured on itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from truestep.monitor._budget import Cadence
+from truestep.monitor._lane import Lane
+from truestep.monitor.sinks import Store
+
+
+class Meter:
+    """Seconds that watching cost: recorded steps, the every-step path (sampled), and the writing of the record.
+
+    Args:
+        lanes: The watched optimizers.
+        store: The record, whose thread counts its own seconds; None on a rank that does not write.
+        cadence: Chooses the period from what is measured here.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], store: Store | None, cadence: Cadence) -> None:
+        self._lanes, self._store, self._cadence = lanes, store, cadence
+        self._start = time.perf_counter()
+        self._noting = 0.0  # handing recorded steps over to the record and the console
+        self._seen: dict[int, tuple[int, float, float, float]] = {}
+
+    def wall(self) -> float:
+        """Seconds since watching began."""
+        return max(time.perf_counter() - self._start, 1e-9)
+
+    def spent(self) -> float:
+        """Seconds that watching cost so far."""
+        return self._hooks() + self._writing() + sum(lane.every_step * lane.recorder.index for lane in self._lanes)
+
+    def recorded(self, lane: Lane, index: int, start: float) -> None:
+        """Account for a recorded step of `lane` that was handed over from `start` on, and tell the cadence."""
+        now = time.perf_counter()
+        self._noting += now - start
+        hooks, writing = self._hooks(), self._writing()
+        if lane.number in self._seen:
+            index_then, then, hooks_then, writing_then = self._seen[lane.number]
+            steps, cost = index - index_then, hooks - hooks_then
+            self._cadence.recorded(
+                steps=steps,
+                seconds=now - then - cost - steps * lane.every_step,
+                cost=cost + writing - writing_then,
+                every_step=lane.every_step,
+            )
+        self._seen[lane.number] = (index, now, hooks, writing)
+
+    def _hooks(self) -> float:
+        return self._noting + sum(lane.recorder.seconds for lane in self._lanes)
+
+    def _writing(self) -> float:
+        return self._store.seconds if self._store else 0.0

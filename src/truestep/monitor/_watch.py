@@ -1,0 +1,329 @@
+"""Watch a training run that already exists: one line, nothing of the loop changes."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from truestep.core import Step
+from truestep.monitor._budget import Cadence
+from truestep.monitor._facts import kinds, named_parameters, run_facts, settings
+from truestep.monitor._inputs import (
+    Optimizers,
+    checked_parameters,
+    held,
+    named_optimizers,
+    never,
+    number_or_scalar,
+    warn,
+)
+from truestep.monitor._lane import Lane
+from truestep.monitor._ledger import Ledger, Number
+from truestep.monitor._meter import Meter
+from truestep.monitor._ranks import Ranks
+from truestep.monitor._run import Run
+from truestep.monitor.sinks import Console, Store
+
+ON_DISK, IN_MEMORY = 1e9, 64e6  # bytes that a record may take with and without a directory
+
+
+def watch(
+    model: nn.Module,
+    optimizer: Optimizers,
+    run_dir: str | Path | None = None,
+    *,
+    every: int | Literal["auto"] = "auto",
+    budget: float = 0.01,
+    units: Iterable[str] = (),
+    symmetries: Mapping[str, str] | None = None,
+    console: float | None = 30.0,
+    max_bytes: float | None = None,
+    title: str | None = None,
+) -> Watch:
+    """Watch the step that a network really takes; no line of the training loop changes.
+
+    Weights, gradients, optimizer state, buffers and random numbers stay bit-equal to those of the run without it. A
+    failure of ours is warned of once and never stops the training.
+
+    Args:
+        model: The model, bare or wrapped by DDP or torch.compile.
+        optimizer: Its optimizer, or several (a sequence, or a mapping that names them).
+        run_dir: Directory of the run record `run.db`; without one the record is kept in memory (64 MB).
+        every: Steps between recorded ones, or "auto": chosen by what recording was measured to cost.
+        budget: Share of the wall time that "auto" may cost.
+        units: Names of parameters to be recorded one unit (slice of dimension 0, an output unit) at a time.
+        symmetries: Label of each block's symmetry by name ("tensor", "unit", "group"), shown in the report.
+        console: Seconds between lines on the console; None prints none.
+        max_bytes: Size at which the record is thinned: every second recorded step is dropped, the period doubles.
+            1e9 by default, 64e6 in memory.
+        title: Name of the run in reports; that of its directory by default.
+
+    Returns:
+        A `Watch`; as a context manager it closes itself.
+
+    Raises:
+        ValueError: If the model has no parameters, an optimizer none of them, or it is a wrapper without step hooks.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with watch(model, optimizer, every=1, console=None) as run:
+        ...     for x in torch.eye(2):
+        ...         loss = model(x).square().mean()
+        ...         loss.backward()
+        ...         optimizer.step()
+        ...         optimizer.zero_grad()
+        ...         run.log(loss=loss, samples=1)
+        ...     [step.names for step in run.steps]
+        [('weight', 'bias'), ('weight', 'bias')]
+    """
+    return Watch(
+        model,
+        optimizer,
+        Path(run_dir) if run_dir is not None else None,
+        cadence=Cadence(every, budget),
+        facts={"every": str(every), "budget": repr(budget)} | ({"title": title} if title else {}),
+        units=tuple(units),
+        symmetries=symmetries or {},
+        console=console,
+        max_bytes=max_bytes or (IN_MEMORY if run_dir is None else ON_DISK),
+    )
+
+
+class Watch:
+    """A watched run; made by `truestep.watch`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizers,
+        run_dir: Path | None,
+        *,
+        cadence: Cadence,
+        facts: Mapping[str, str],
+        units: tuple[str, ...],
+        symmetries: Mapping[str, str],
+        console: float | None,
+        max_bytes: float,
+    ) -> None:
+        self._model, self._symmetries, self.run_dir = model, symmetries, run_dir
+        optimizers, parameters = named_optimizers(optimizer), checked_parameters(model, units)
+        self._ranks = Ranks(parameters.values())
+        self._facts = run_facts(self._ranks.world_size, next(iter(parameters.values())).device.type) | dict(facts)
+        self._store = Store(run_dir, meta=self._facts, max_bytes=max_bytes) if self._ranks.writes else None
+        self._cadence, self._console = cadence, Console(console if self._ranks.writes else None)
+        self._ledger = Ledger(self._emit)
+        self._known: dict[str, tuple[str, ...]] = {}
+        self._nonfinite: set[str] = set()
+        self._warned = self._closed = False
+        self._lanes = {name: self._lane(name, one, units) for name, one in optimizers.items()}
+        self._meter = Meter(tuple(self._lanes.values()), self._store, cadence)
+        self._register(parameters)
+        atexit.register(self._at_exit)
+
+    # --- what a user calls
+
+    @property
+    def steps(self) -> Any:
+        """Recorded `Step`s in order, read lazily from the record."""
+        return self._reader().steps
+
+    @property
+    def cost(self) -> float:
+        """Share of the wall time that watching cost so far, the record's writing included."""
+        return self._meter.spent() / self._meter.wall()
+
+    def log(self, *, loss: Number | None = None, samples: int | Tensor | None = None, **tags: Any) -> None:
+        """Tell the loss of a step, for every step or micro-batch.
+
+        Calls before a step's end belong to it and are added up, weighted by `samples`; if the run's first call
+        follows a step, all calls belong to the step just finished. Nothing is read from a GPU here.
+
+        Args:
+            loss: Mean loss, a number or a one-element tensor.
+            samples: Number of samples (or tokens) that the loss is the mean of.
+            **tags: Numbers or words that hold from here on, such as `epoch=3`; noted when they change.
+
+        Raises:
+            ValueError: If `loss` has more than one element.
+        """
+        if self._closed or not self._ranks.writes:
+            return
+        self._ledger.log(number_or_scalar(loss, "loss"), number_or_scalar(samples, "samples"))
+        if tags:
+            self._tag(tags)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the report of the run so far, one self-contained HTML file; `run_dir/report.html` by default."""
+        from truestep.monitor.report import write_report
+
+        if path is None and self.run_dir is None:
+            msg = "`path` is needed where the run has no directory: report('report.html')"
+            raise ValueError(msg)
+        target = Path(path) if path is not None else Path(str(self.run_dir)) / "report.html"
+        return write_report([self._reader()], target)
+
+    def flush(self) -> None:
+        """Commit everything so far to the record."""
+        if self._store:
+            self._store.meta("period", str(self._cadence.period))
+            self._store.meta("cost_seconds", repr(self._meter.spent()))
+            self._store.meta("wall_seconds", repr(self._meter.wall()))
+            self._store.flush()
+            self._warn_of_store()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs so that a resumed run goes on in the same record; all steps so far are committed."""
+        self._ledger.settle()
+        self.flush()
+        return {
+            "run": self._facts["id"],
+            "next_step": {name: lane.recorder.index for name, lane in self._lanes.items()},
+            "log_first": self._ledger.log_first,
+            "period": self._cadence.period,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in the record of the run that saved `state`; its steps from there on are replaced.
+
+        Raises:
+            ValueError: If steps were taken already: call it before the first, where the optimizer's state is loaded.
+        """
+        if any(lane.recorder.index for lane in self._lanes.values()):
+            msg = "`load_state_dict` must come before the first step of the watched optimizers"
+            raise ValueError(msg)
+        self._facts["id"] = state["run"]
+        self._ledger.log_first = state["log_first"]
+        if self._cadence.auto:
+            self._cadence.period = state["period"]
+        for name, index in state["next_step"].items():
+            if name in self._lanes:
+                self._lanes[name].recorder.index = index
+        if self._store:
+            self._store.resume(state["run"], dict(state["next_step"]))
+            self._warn_of_store()
+
+    def close(self, status: str = "finished") -> None:
+        """Take the hooks off and commit the record; the run itself goes on as if it had never been watched."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self._at_exit)
+        for lane in self._lanes.values():
+            lane.recorder.close()
+        self._ledger.settle()
+        self.flush()
+        if self._store:
+            self._store.close(status)
+            self._warn_of_store()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close("finished" if kind is None else "failed")
+
+    # --- what happens at steps
+
+    def _lane(self, name: str, optimizer: Optimizer, units: tuple[str, ...]) -> Lane:
+        number = self._store.optimizer(name, type(optimizer).__name__, settings(optimizer)) if self._store else 0
+        return Lane(
+            name,
+            optimizer,
+            lambda: named_parameters(self._model),
+            ledger=self._ledger,
+            store=self._store,
+            number=number,
+            due=self._cadence.due if self._ranks.measures else never,
+            on_step=self._on_step,
+            on_error=self._on_error,
+            units=units,
+        )
+
+    def _emit(self, row: Any) -> None:
+        if self._store:
+            self._store.scalar(row)
+
+    def _on_step(self, step: Step) -> None:
+        start = time.perf_counter()
+        if self._store:
+            if step.names != self._known.get(step.optimizer):
+                self._added(step)
+            self._store.step(step)
+            self._note_nonfinite(step)
+            self._cadence.at_least(self._store.period)
+            self._console.step(step, None, self._cadence.period, self.cost)
+            self._warn_of_store()
+        self._meter.recorded(self._lanes[step.optimizer], step.index, start)
+        self._cadence.period, failed = self._ranks.agree(self._cadence.period, failed=False)
+        if failed:
+            self._stop("recording failed on another rank")
+
+    def _added(self, step: Step) -> None:
+        new = set(step.names) - set(self._known.get(step.optimizer, ()))
+        if step.optimizer in self._known and new and self._store:
+            lane = self._lanes[step.optimizer]
+            self._register(named_parameters(self._model))
+            self._store.event("added", ", ".join(sorted(new)), lane.number, step.index)
+        self._known[step.optimizer] = step.names
+
+    def _note_nonfinite(self, step: Step) -> None:
+        columns = step.took.columns()
+        if bool(torch.isfinite(columns).all()) or not self._store:
+            return
+        bad = [name for name, ok in zip(step.names, torch.isfinite(columns).all(-1).tolist(), strict=True) if not ok]
+        fresh = [name for name in bad if name not in self._nonfinite]
+        self._nonfinite.update(fresh)
+        if fresh:
+            text = f"NaN or infinite weights or gradients in {', '.join(fresh)}"
+            self._store.event("nonfinite", text, self._lanes[step.optimizer].number, step.index)
+
+    def _tag(self, tags: Mapping[str, Any]) -> None:
+        if self._store:
+            self._store.event("tag", json.dumps({key: str(value) for key, value in tags.items()}))
+
+    # --- what goes wrong, and the end
+
+    def _on_error(self, error: Exception) -> None:
+        self._ranks.agree(self._cadence.period, failed=True)
+        self._stop(f"{type(error).__name__}: {error}")
+
+    def _stop(self, why: str) -> None:
+        if self._store:
+            self._store.event("unwatched", why)
+        self.close("failed")
+        warn(f"truestep stopped watching, training goes on: {why}")
+
+    def _warn_of_store(self) -> None:
+        if self._store and self._store.failure and not self._warned:
+            self._warned = True
+            warn(self._store.failure)
+
+    def _at_exit(self) -> None:
+        self.close("failed" if getattr(sys, "last_value", None) is not None else "finished")
+
+    def _register(self, parameters: Mapping[str, Tensor]) -> None:
+        """Write down every block of the model, also those that no optimizer holds."""
+        if self._store is None:
+            return
+        kind_of = kinds(self._model)
+        owner = {id(p): lane.number for lane in self._lanes.values() for p in held(lane.optimizer)}
+        for name, p in parameters.items():
+            symmetry = self._symmetries.get(name)
+            self._store.block(name, tuple(p.shape), p.numel(), kind_of.get(name, ""), symmetry, owner.get(id(p)))
+
+    def _reader(self) -> Run:
+        if self._store is None:
+            msg = "only rank 0 keeps the record of a run; ask there"
+            raise ValueError(msg)
+        self.flush()
+        return self._store.reader()

@@ -1,0 +1,118 @@
+"""Axes that all runs of a page share, so that panels beside each other can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor, inf, isfinite, log10
+from typing import Any
+
+from truestep.monitor.report._queries import Taken
+
+Axis = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Type, range and ticks by what is shown; `heat` are the ends of the colour scale, log10 of mrad.
+
+    `label` asks for room at the right, for the value of a predicted equilibrium.
+    """
+
+    steps: tuple[float, float]
+    lr: Axis
+    angle: Axis
+    effective: Axis
+    norm: Axis
+    growth: Axis
+    heat: tuple[float, float]
+    label: bool
+
+
+def axes_for(
+    lines: Sequence[Taken], shares: Sequence[Taken], heat: Sequence[Taken], lrs: Sequence[float], last: int
+) -> Axes:
+    """Axes for what the lines, the shares of growth and the heat maps of all runs hold, up to step `last`."""
+    angles = [1e3 * t.angle for t in lines]
+    targets = [1e3 * t.predicted for t in lines]
+    return Axes(
+        steps=(-0.5, last + 0.5),
+        lr=lr_axis(lrs),
+        angle=log_axis([*angles, *targets]),
+        effective=log_axis([t.effective_lr for t in lines]),
+        norm=log_axis([t.w for t in lines]),
+        growth=cut_axis([100 * v for t in shares for v in (t.radial, t.growth)]),
+        heat=heat_ends([1e3 * t.angle for t in heat]),
+        label=any(map(isfinite, targets)),
+    )
+
+
+def heat_ends(angles: Sequence[float]) -> tuple[float, float]:
+    """Ends of a logarithmic colour scale, which leave the outer hundredths of the values in its outermost colours."""
+    logs = sorted(log10(v) for v in angles if 0 < v < inf)
+    if not logs:
+        return -1.0, 1.0
+    low, high = _quantile(logs, 0.01), _quantile(logs, 0.99)
+    return (low, high) if high - low > 0.3 else ((low + high) / 2 - 0.3, (low + high) / 2 + 0.3)
+
+
+def lr_axis(lrs: Sequence[float]) -> Axis:
+    """From 0, or logarithmic where all learning rates are positive and far apart."""
+    finite = [lr for lr in lrs if isfinite(lr)]
+    if finite and min(finite) > 0 and max(finite) > 30 * min(finite):
+        return log_axis(finite, least=2)
+    return {"range": [0, 1.15 * max(finite)], "nticks": 4} if finite and max(finite) > 0 else {}
+
+
+def loss_axis(losses: Sequence[float]) -> Axis:
+    """Logarithmic where all losses are positive."""
+    finite = [v for v in losses if isfinite(v)]
+    return log_axis(finite) if finite and min(finite) > 0 else {}
+
+
+def log_axis(values: Sequence[float], least: int = 4) -> Axis:
+    """A logarithmic axis around the positive values, with ticks in plain numbers, `least` or more."""
+    logs = [log10(v) for v in values if 0 < v < inf]
+    if not logs:
+        return {"type": "log"}
+    pad = max(0.05 * (max(logs) - min(logs)), 0.06)
+    low, high = min(logs) - pad, max(logs) + pad
+    ticks = log_ticks(low, high, least)
+    return {"type": "log", "range": [low, high], "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
+def log_ticks(low: float, high: float, least: int = 4) -> list[float]:
+    """`least` or a few more round numbers from 10**low to 10**high.
+
+    Example:
+        >>> log_ticks(0.2, 2.1)
+        [3.0, 10.0, 30.0, 100.0]
+    """
+    every = max(1, ceil((high - low) / 8))
+    decades = [k for k in range(floor(low), ceil(high) + 1) if k % every == 0]
+    for steps in ((1,), (1, 3), (1, 2, 5)):
+        inside = [tick for k in decades for s in steps if low <= log10(tick := float(f"{s}e{k}")) <= high]
+        if len(inside) >= least:
+            return inside
+    return _even_ticks(10**low, 10**high, least)
+
+
+def _even_ticks(low: float, high: float, least: int) -> list[float]:
+    """`least` or a few more multiples of 1, 2 or 5 times a power of ten: a short logarithmic axis is nearly even."""
+    decade = floor(log10((high - low) / least))
+    step = max(float(f"{s}e{decade}") for s in (1, 2, 5) if float(f"{s}e{decade}") * least <= high - low)
+    return [float(f"{k * step:.12g}") for k in range(ceil(low / step), floor(high / step) + 1)]
+
+
+def cut_axis(values: Sequence[float]) -> Axis:
+    """From the 5th to the 95th hundredth of the values: the first steps of a run would flatten the rest."""
+    finite = sorted(v for v in values if isfinite(v))
+    if not finite:
+        return {}
+    low, high = _quantile(finite, 0.05), _quantile(finite, 0.95)
+    pad = 0.15 * (high - low) or abs(high) or 1.0
+    return {"range": [low - pad, high + pad]}
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[round(share * (len(ordered) - 1))]

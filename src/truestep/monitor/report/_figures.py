@@ -1,0 +1,260 @@
+"""Numbers to plotly figures, as plain dictionaries of traces and layout: pure, no import of plotly.
+
+A trace of a layer carries the layer's place in the colour list as `meta`, by which the page shows and hides it in all
+figures at once. The colour "ink" stands for the page's text colour, light or dark, and is put in by the page.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite, log10, nan
+from typing import Any, Final
+
+from truestep.monitor.report._arrays import integers, matrix, numbers
+from truestep.monitor.report._axes import Axes, log_ticks, loss_axis
+from truestep.monitor.report._queries import Losses, Taken, joined
+
+Figure = dict[str, Any]
+Bins = Mapping[int, Taken]
+
+LAYERS: Final = (
+    *("#3b82d6", "#e8833a", "#2fa36b", "#d1495b", "#8f6bd1", "#b08400"),
+    *("#d45fa8", "#1fa3b5", "#8a8f98", "#7ea52c", "#a0674b", "#5b6ee0"),
+)
+RUNS: Final = ("#64748b", "#e11d48", "#0d9488", "#ca8a04", "#7c3aed", "#0284c7", "#65a30d", "#db2777")
+INK: Final = "ink"
+MRAD: Final = "%{y:.4~g} mrad"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One line in the figures: the block's name, its place among the colours, and what it took by bin.
+
+    `target` says whether the predicted equilibrium may hold for it: not where it is known to be no invariant block.
+    """
+
+    name: str
+    place: int
+    bins: Bins
+    target: bool = True
+
+    @property
+    def colour(self) -> str:
+        """The layer's colour in all figures."""
+        return LAYERS[self.place % len(LAYERS)]
+
+
+def coarser(layer: Layer, bins: int = 40) -> Layer:
+    """The layer with neighbouring bins joined to at most `bins` of about equal length, weighted by recorded steps."""
+    numbers_ = sorted(layer.bins)
+    width = -(-(numbers_[-1] - numbers_[0] + 1) // bins) if numbers_ else 1
+    groups: dict[int, list[Taken]] = {}
+    for number in numbers_:
+        groups.setdefault((number - numbers_[0]) // width, []).append(layer.bins[number])
+    return replace(layer, bins={place: joined(group) for place, group in groups.items()})
+
+
+def asked_and_taken(lrs: Mapping[str, list[tuple[int, float]]], layers: Sequence[Layer], axes: Axes) -> Figure:
+    """Learning rate asked, above the angle that each layer took a step and the predicted equilibrium."""
+    dashes = ("solid", "dot", "dashdot", "longdash")
+    asked = [
+        {
+            **_line(label, [float(s) for s, _ in line], [lr for _, lr in line], "lr %{y:.4~g}"),
+            "line": {"color": INK, "width": 2, "shape": "hv", "dash": dashes[i % len(dashes)]},
+        }
+        for i, (label, line) in enumerate(lrs.items())
+    ]
+    taken = [_layer(layer, lambda t: 1e3 * t.angle, MRAD) | {"yaxis": "y2"} for layer in layers]
+    targets, labels = _targets(layers)
+    layout: Figure = _layout(axes, height=470)
+    layout["yaxis"] = _axis("lr asked", [0.74, 1.0], axes.lr)
+    layout["yaxis2"] = _axis("angle taken, mrad a step", [0.0, 0.66], axes.angle, anchor="x")
+    layout["xaxis"]["anchor"] = "y2"
+    layout["annotations"] = labels
+    layout["margin"]["r"] = 74 if axes.label else 14
+    return {"data": [*asked, *taken, *targets], "layout": layout}
+
+
+def heat_map(layers: Sequence[Layer], axes: Axes) -> Figure:
+    """Angle per step of each layer (rows) in each bin of steps (columns), colours on a logarithmic scale."""
+    columns = sorted({number for layer in layers for number in layer.bins})
+    at = {number: taken.at for layer in layers for number, taken in layer.bins.items()}
+    rows = [[1e3 * layer.bins[n].angle if n in layer.bins else nan for n in columns] for layer in layers]
+    low, high = axes.heat
+    ticks = log_ticks(low, high, least=2)
+    names = [_plain(layer.name) for layer in layers]
+    heat = {
+        "type": "heatmap",
+        "x": numbers([at[n] for n in columns]),
+        "y": names,
+        "z": matrix([[log10(v) if v > 0 else nan for v in row] for row in rows]),
+        "customdata": matrix(rows),
+        "hovertemplate": "<b>%{y}</b><br>step %{x:.0f}<br>%{customdata:.4~g} mrad a step<extra></extra>",
+        "hoverongaps": False,
+        "colorscale": "Viridis",
+        "zmin": low,
+        "zmax": high,
+        "ygap": 1,
+        "colorbar": {
+            "title": {"text": "mrad a step", "side": "right"},
+            "tickvals": [log10(tick) for tick in ticks],
+            "ticktext": [f"{tick:g}" for tick in ticks],
+            "thickness": 12,
+            "lenmode": "pixels",
+            "len": 110,
+            "y": 1,
+            "yanchor": "top",
+            "ypad": 0,
+            "outlinewidth": 0,
+        },
+    }
+    layout = _layout(axes, height=max(180, 90 + 22 * len(names)), hovermode="closest")
+    layout["yaxis"] = {
+        "autorange": "reversed",
+        "type": "category",
+        "automargin": True,
+        "showgrid": False,
+        "tickvals": list(range(len(names))),
+        "ticktext": [_plain(short(layer.name)) for layer in layers],
+    }
+    return {"data": [heat], "layout": layout}
+
+
+def effective(layers: Sequence[Layer], axes: Axes) -> Figure:
+    """Effective learning rate lr / |w|² of each layer."""
+    layout = _layout(axes, height=320)
+    layout["yaxis"] = _axis("lr / ‖w‖²", None, axes.effective)
+    return {"data": [_layer(layer, lambda t: t.effective_lr, "%{y:.4~g}") for layer in layers], "layout": layout}
+
+
+def norms(layers: Sequence[Layer], axes: Axes) -> Figure:
+    """Norm of each layer, and under it the two parts of the growth of its square in a step, in coarser bins."""
+    shares: tuple[tuple[str, str, Callable[[Taken], float]], ...] = (
+        ("solid", "‖d‖² %{y:+.3~g} %", lambda t: 100 * t.growth),
+        ("dot", "2⟨w, d⟩ %{y:+.3~g} %", lambda t: 100 * t.radial),
+    )
+    data = [_layer(layer, lambda t: t.w, "‖w‖ %{y:.4~g}") for layer in layers]
+    for layer in layers:
+        for dash, hover, read in shares:
+            trace = _layer(coarser(layer), read, hover)
+            data.append(trace | {"yaxis": "y2", "line": trace["line"] | {"dash": dash}})
+    layout = _layout(axes, height=470)
+    layout["yaxis"] = _axis("norm ‖w‖", [0.56, 1.0], axes.norm)
+    layout["yaxis2"] = _axis("growth of ‖w‖², % a step", [0.0, 0.48], axes.growth, anchor="x", zeroline=True)
+    layout["xaxis"]["anchor"] = "y2"
+    return {"data": data, "layout": layout}
+
+
+def loss(lines: Sequence[tuple[str, str, Losses]], axes: Axes) -> Figure:
+    """Losses of several runs (label, colour, losses): the mean of each bin in a band from its least to its greatest."""
+    data: list[Figure] = []
+    for label, colour, line in lines:
+        band = {"x": integers(line.at), "mode": "lines", "type": "scatter", "hoverinfo": "skip", "line": {"width": 0}}
+        data.append(band | {"y": numbers(line.least), "connectgaps": True})
+        fill = {"fill": "tonexty", "fillcolor": _faint(colour), "connectgaps": True}
+        data.append(band | {"y": numbers(line.greatest)} | fill)
+        mean = _line(label, line.at, line.mean, "loss %{y:.4~g}")
+        data.append(mean | {"line": {"color": colour, "width": 1.8}})
+    layout = _layout(axes, height=320)
+    layout["yaxis"] = _axis("loss", None, loss_axis([v for _, _, line in lines for v in (*line.least, *line.greatest)]))
+    return {"data": data, "layout": layout}
+
+
+def _layer(layer: Layer, read: Callable[[Taken], float], hover: str) -> Figure:
+    taken = [layer.bins[number] for number in sorted(layer.bins)]
+    trace = _line(layer.name, [t.at for t in taken], [read(t) for t in taken], hover)
+    return trace | {"meta": layer.place, "line": {"color": layer.colour, "width": 1.6}}
+
+
+def _line(name: str, x: Sequence[float], y: Sequence[float], hover: str) -> Figure:
+    mode = "lines+markers" if len(x) <= 12 else "lines"  # one point alone draws no line
+    named = f"{_plain(short(name))}: {hover}<extra></extra>"
+    return {
+        "type": "scatter",
+        "mode": mode,
+        "name": _plain(name),
+        "marker": {"size": 5},
+        "x": integers(x),
+        "y": numbers(y),
+        "hovertemplate": named,
+    }
+
+
+def _targets(layers: Sequence[Layer]) -> tuple[list[Figure], list[Figure]]:
+    """The predicted equilibria, a dashed line for each distinct one; if all layers share it, in ink and labelled."""
+    distinct: dict[tuple[float, ...], tuple[Layer, list[Taken]]] = {}
+    for layer in layers:
+        taken = [layer.bins[number] for number in sorted(layer.bins) if isfinite(layer.bins[number].predicted)]
+        if taken and layer.target:
+            distinct.setdefault(tuple(round(t.predicted, 12) for t in taken), (layer, taken))
+    lines: list[Figure] = []
+    for layer, taken in distinct.values():
+        trace = _line("predicted equilibrium", [t.at for t in taken], [1e3 * t.predicted for t in taken], MRAD)
+        colour, tie = (INK, {}) if len(distinct) == 1 else (layer.colour, {"meta": layer.place})
+        dashed = {
+            "yaxis": "y2",
+            "mode": "lines" if len(taken) > 1 else "markers",
+            "line": {"color": colour, "width": 1.6, "dash": "dash"},
+        }
+        lines.append(trace | tie | dashed)
+    return lines, [_target_label(taken[-1]) for _, taken in distinct.values() if len(distinct) == 1]
+
+
+def _target_label(taken: Taken) -> Figure:
+    milliradians = 1e3 * taken.predicted
+    return {
+        "x": 1,
+        "y": log10(milliradians),
+        "xref": "paper",
+        "yref": "y2",
+        "showarrow": False,
+        "xshift": 4,
+        "xanchor": "left",
+        "align": "left",
+        "text": f"predicted<br>{milliradians:.3g} mrad",
+    }
+
+
+def _layout(axes: Axes, *, height: int, hovermode: str = "x unified") -> Figure:
+    steps: Figure = {"title": {"text": "step"}, "zeroline": False, "tickformat": ",d", "range": list(axes.steps)}
+    if axes.steps[1] < 6:
+        steps["dtick"] = 1
+    return {
+        "height": height,
+        "hovermode": hovermode,
+        "showlegend": False,
+        "margin": {"l": 62, "r": 14, "t": 10, "b": 42},
+        "xaxis": steps,
+        "hoverlabel": {"align": "left"},
+    }
+
+
+def _axis(title: str, domain: list[float] | None, axis: Figure, **more: Any) -> Figure:
+    placed = {} if domain is None else {"domain": domain}
+    return {"title": {"text": title}, "zeroline": False} | axis | placed | more
+
+
+def _faint(colour: str) -> str:
+    r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({r},{g},{b},0.22)"
+
+
+def short(name: str, width: int = 32) -> str:
+    """The name in about `width` characters: words of its path to one letter first, then the middle left out.
+
+    Example:
+        >>> short("conv1.weight"), short("transformer.layers.11.attention.query.weight")
+        ('conv1.weight', 't.l.11.a.query.weight')
+    """
+    path = name.split(".")
+    if len(name) > width:
+        path[:-2] = [word if word.isdigit() else word[:1] for word in path[:-2]]
+    brief = ".".join(path)
+    return brief if len(brief) <= width + 4 else f"{brief[: width // 2 - 2]}…{brief[-(width // 2) :]}"
+
+
+def _plain(name: str) -> str:
+    """The name as plotly shall show it: its labels are a kind of HTML, and its templates fill in %{...}."""
+    return html.escape(name).replace("%{", "%&#123;")

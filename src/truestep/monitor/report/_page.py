@@ -1,0 +1,174 @@
+"""The page: runs to sections, sections to one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from math import isfinite
+from pathlib import Path
+from typing import Any, Final
+
+from truestep.monitor._schema import FILE
+from truestep.monitor.report import _facts, _figures
+from truestep.monitor.report._axes import axes_for
+from truestep.monitor.report._figures import LAYERS, RUNS, Figure, Layer, coarser
+from truestep.monitor.report._record import Record, blocks, choose_names
+from truestep.monitor.report._view import Limits, View, factor, read
+
+_INSTALL: Final = "a report needs plotly and jinja2: pip install 'truestep[report]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Where one run's figure stands: the run's title and colour, and the figure's element id and height."""
+
+    title: str
+    colour: str
+    figure: str
+    height: int
+
+
+def write_report(runs: Sequence[Record], path: str | Path) -> Path:
+    """Write one self-contained HTML page about one run, or about several beside each other, and return its path.
+
+    The page says what was asked (learning rate, decay) and what each layer's weights took (angle per step, in mrad,
+    beside the predicted equilibrium; effective lr; growth of the norm). It is read offline: the plotting script is
+    inside, nothing is fetched. Numbers are aggregated in SQL, so its size does not grow with the run's length.
+
+    Args:
+        runs: Records to show; any status, also still running or killed, with any number of steps.
+        path: File to write; an existing one is replaced as a whole.
+
+    Raises:
+        ValueError: If `runs` is empty.
+        ImportError: If plotly or jinja2 is missing.
+    """
+    if not runs:
+        msg = "`runs` must hold at least one run, found none; pass for example [load_run(run_dir)]"
+        raise ValueError(msg)
+    page = render(runs, time.time())
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(target.name + ".part")
+    draft.write_text(page, encoding="utf-8", newline="\n")
+    return draft.replace(target)
+
+
+def render(runs: Sequence[Record], now: float) -> str:
+    """The page as text, as seen at unix time `now`."""
+    template, plotly = _libraries()
+    found = [blocks(run) for run in runs]
+    places = {name: place for place, name in enumerate(choose_names(found, len(LAYERS)))}
+    limits = Limits.of(len(runs))
+    views = [
+        read(run, title, of_run, places, limits=limits, now=now)
+        for run, title, of_run in zip(runs, titles(runs), found, strict=True)
+    ]
+    figures = draw(views)
+    scripts = [text.replace("\r\n", "\n") for text in (plotly, _file("page.js"))]
+    return template.render(
+        views=views,
+        panels=_panels(views, figures),
+        differing=list(_facts.differences([view.settings for view in views]).items()),
+        places=places,
+        layer_colours=LAYERS,
+        run_colours=[RUNS[number % len(RUNS)] for number in range(len(views))],
+        factor=factor,
+        short=_figures.short,
+        number=number_words,
+        style=_file("page.css"),
+        scripts=scripts,
+        hashes=[_hash(text) for text in scripts],
+        figures=script_json(figures),
+        written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now)),
+    )
+
+
+def draw(views: Sequence[View]) -> dict[str, Figure]:
+    """All figures by the id of their element, `"asked-0"` for the first run's; axes are the same for all runs."""
+    lines, heat = ([t for layer in kind for t in layer.bins.values()] for kind in _layers(views))
+    shares = [t for layer in _layers(views)[0] for t in coarser(layer).bins.values()]
+    lrs = [lr for view in views for line in view.lrs.values() for _, lr in line]
+    axes = axes_for(lines, shares, heat, lrs, max(view.end for view in views))
+    figures: dict[str, Figure] = {}
+    for number, view in enumerate(views):
+        if view.lrs or view.lines:
+            figures[f"asked-{number}"] = _figures.asked_and_taken(view.lrs, view.lines, axes)
+        if view.heat:
+            figures[f"heat-{number}"] = _figures.heat_map(view.heat, axes)
+        if view.lines:
+            figures[f"effective-{number}"] = _figures.effective(view.lines, axes)
+            figures[f"norm-{number}"] = _figures.norms(view.lines, axes)
+    losses = [
+        (view.title if len(view.losses) == 1 else f"{view.title}, {line.optimizer}", RUNS[number % len(RUNS)], line)
+        for number, view in enumerate(views)
+        for line in view.losses
+    ]
+    return figures | ({"loss-0": _figures.loss(losses, axes)} if losses else {})
+
+
+def titles(runs: Sequence[Record]) -> list[str]:
+    """A title for each run, its own or its directory's name; a number is added where two are the same."""
+    plain = [run.meta.get("title") or _directory(run.where) for run in runs]
+    return [f"{t} ({plain[: i + 1].count(t)})" if plain.count(t) > 1 else t for i, t in enumerate(plain)]
+
+
+def _directory(where: str) -> str:
+    path = Path(where)
+    return path.resolve().parent.name if path.name == FILE else path.name
+
+
+def script_json(value: Any) -> str:
+    """JSON that can stand inside a script element: no character of it can end the element or open a comment."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def number_words(value: float, scale: float = 1.0) -> str:
+    """A number to three digits, a dash for nan.
+
+    Example:
+        >>> number_words(0.0226, 1e3), number_words(float("nan"))
+        ('22.6', '–')
+    """
+    return f"{value * scale:.3g}" if isfinite(value) else "–"
+
+
+def _layers(views: Sequence[View]) -> tuple[list[Layer], list[Layer]]:
+    return [layer for view in views for layer in view.lines], [layer for view in views for layer in view.heat]
+
+
+def _panels(views: Sequence[View], figures: Mapping[str, Figure]) -> dict[str, list[Panel]]:
+    """The runs' panels by the figure's kind."""
+    panels: dict[str, list[Panel]] = {}
+    for id_, figure in figures.items():
+        kind, number = id_.split("-")
+        place = int(number)
+        panel = Panel(views[place].title, RUNS[place % len(RUNS)], id_, figure["layout"]["height"])
+        panels.setdefault(kind, []).append(panel)
+    return panels
+
+
+def _libraries() -> tuple[Any, str]:
+    """The page's template and plotly's script."""
+    try:
+        from jinja2 import Environment, StrictUndefined
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise ImportError(_INSTALL) from error
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_file("template.html.j2")), get_plotlyjs()
+
+
+def _file(name: str) -> str:
+    return files("truestep.monitor.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """The script's name in the page's content security policy: no other script may run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

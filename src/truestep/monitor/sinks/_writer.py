@@ -1,0 +1,150 @@
+"""Batches of rows put into an open record: all the SQL of recording, and nothing of threads."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from truestep.core import Step
+from truestep.monitor._schema import ASKED, TOOK
+from truestep.monitor.sinks._file import transaction, used_bytes
+from truestep.monitor.sinks._rows import Batch, ScalarRow, flat_blocks, flat_numbers, insert
+from truestep.monitor.sinks._thin import thin_blocks, thin_scalars
+
+# The pages of the rows that stay stand beside the old ones while a table is thinned: thinned at two thirds of the
+# limit, a file never outgrows it.
+FULL: Final = 2 / 3
+LONGEST_PERIOD: Final = 2**40
+MEAGRE: Final = 1 / 8  # of the limit: thinning `block_step` that frees less means that `step` fills the file
+
+_BLOCK: Final = """
+INSERT INTO block (name, shape, numel, kind, symmetry, optimizer) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET shape = excluded.shape, numel = excluded.numel, kind = excluded.kind,
+    symmetry = excluded.symmetry, optimizer = excluded.optimizer"""
+_OPTIMIZER: Final = """
+INSERT INTO optimizer (name, rule, settings) VALUES (?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET rule = excluded.rule, settings = excluded.settings"""
+_SET: Final = "INSERT OR REPLACE INTO run VALUES (?, ?)"
+
+
+class Writer:
+    """Writes batches in one transaction each and keeps the record within its size.
+
+    Args:
+        connection: An open record.
+        max_bytes: Size at most, in bytes.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, max_bytes: float) -> None:
+        self.connection = connection
+        meta = dict(connection.execute("SELECT key, value FROM run WHERE key LIKE 'min_%'").fetchall())
+        self.period = int(meta.get("min_period", 1))
+        self.scalar_period = int(meta.get("min_scalar_period", 1))
+        self.bytes = used_bytes(connection)
+        self._max_bytes = max_bytes
+        self._optimizers: dict[str, int] = dict(connection.execute("SELECT name, id FROM optimizer").fetchall())
+        self._blocks: dict[str, int] = dict(connection.execute("SELECT name, id FROM block").fetchall())
+        self._keys: dict[int | None, int | None] = {None: None}  # a resumed record has its own optimizer ids
+        self._seen: dict[int, tuple[tuple[str, ...], Float64[Tensor, " blocks"]]] = {}
+
+    def write(self, batch: Batch) -> None:
+        """Commit the batch, then thin the record as long as it is too large."""
+        with transaction(self.connection):
+            self.connection.executemany(_SET, batch.meta)
+            for handle, *row in batch.optimizers:
+                self._keys[handle] = self._register("optimizer", _OPTIMIZER, self._optimizers, row)
+            for *row, handle in batch.blocks:
+                self._register("block", _BLOCK, self._blocks, [*row, self._keys[handle]])
+            for step in batch.steps:
+                self._write_step(step)
+            self._write_scalars(batch.scalars)
+            lrs = flat_numbers(batch.schedule)
+            lrs[::4] = [self._keys[handle] for handle in lrs[::4]]
+            insert(self.connection, "INSERT OR REPLACE INTO schedule", 4, lrs)
+            for moment, handle, index, kind, text in batch.events:
+                self._event(kind, text, moment, self._keys[handle], index)
+        self.bytes = used_bytes(self.connection)
+        while self.bytes >= FULL * self._max_bytes and self.period < LONGEST_PERIOD:
+            self._thin()
+
+    def rewind(self, next_step: Mapping[str, int], meta: Mapping[str, str]) -> None:
+        """Take back what an interrupted run recorded from its checkpoint's step on; the run keeps its id and age."""
+        with transaction(self.connection):
+            self.connection.executemany(_SET, [row for row in meta.items() if row[0] != "created"])
+            self.connection.execute(_SET, ("status", "running"))
+            self.connection.execute("DELETE FROM run WHERE key = 'ended'")
+            for name, index in next_step.items():
+                if name in self._optimizers:
+                    self._take_back(name, index)
+        self.bytes = used_bytes(self.connection)
+
+    def _take_back(self, name: str, index: int) -> None:
+        key = self._optimizers[name]
+        for table in ("step", "block_step", "schedule", "event"):
+            self.connection.execute(f"DELETE FROM {table} WHERE optimizer = ? AND step >= ?", (key, index))
+        self._event("resume", f"{name} resumed at step {index}", time.time(), key, index)
+
+    def _register(self, table: str, statement: str, known: dict[str, int], row: list[Any]) -> int:
+        self.connection.execute(statement, row)
+        (known[row[0]],) = self.connection.execute(f"SELECT id FROM {table} WHERE name = ?", row[:1]).fetchone()
+        return known[row[0]]
+
+    def _event(self, kind: str, text: str, moment: float, optimizer: int | None, index: int | None) -> None:
+        self.connection.execute(
+            "INSERT INTO event (time, optimizer, step, kind, text) VALUES (?, ?, ?, ?, ?)",
+            (moment, optimizer, index, kind, text),
+        )
+
+    def _write_step(self, step: Step) -> None:
+        """A recorded step stands alone: it brings its row of `step` along unless that is there already."""
+        if step.index % self.period:
+            return
+        key = self._optimizers.get(step.optimizer)
+        if key is None:
+            key = self._register("optimizer", _OPTIMIZER, self._optimizers, [step.optimizer, "", None])
+        row = (key, step.index, step.time, step.loss, step.samples, step.skipped)
+        self.connection.execute("INSERT OR IGNORE INTO step VALUES (?, ?, ?, ?, ?, ?)", flat_numbers([row]))
+        width = 3 + len(ASKED) + len(TOOK)
+        blocks = self._block_ids(key, step.names)
+        insert(self.connection, "INSERT OR REPLACE INTO block_step", width, flat_blocks(step, key, blocks))
+
+    def _block_ids(self, key: int, names: tuple[str, ...]) -> Float64[Tensor, " blocks"]:
+        seen, ids = self._seen.get(key, (None, None))
+        if ids is None or seen is not names:  # a recorder hands over the same tuple until its blocks change
+            for name in names:
+                if name not in self._blocks:
+                    self._register("block", _BLOCK, self._blocks, [name, None, None, None, None, key])
+            ids = torch.tensor([self._blocks[name] for name in names], dtype=torch.float64, device="cpu")
+            self._seen[key] = (names, ids)
+        return ids
+
+    def _write_scalars(self, rows: list[ScalarRow]) -> None:
+        if self.scalar_period > 1:
+            rows = [row for row in rows if row[1] % self.scalar_period == 0]
+        flat = flat_numbers(rows)
+        flat[::6] = [self._keys[handle] for handle in flat[::6]]
+        flat[5::6] = [1 if skipped else 0 for skipped in flat[5::6]]
+        insert(self.connection, "INSERT OR REPLACE INTO step", 6, flat)
+
+    def _thin(self) -> None:
+        """Double the period of the recorded steps; if that frees little, of the rows of every step too."""
+        period, scalar_period = 2 * self.period, self.scalar_period
+        text = f"the record reached its size: of the recorded steps those divisible by {period} were kept"
+        with transaction(self.connection):
+            thin_blocks(self.connection, period)
+            if self.bytes - used_bytes(self.connection) < MEAGRE * self._max_bytes:
+                scalar_period = 2 * scalar_period
+                thin_scalars(self.connection, scalar_period)
+                text += f", of loss and samples of every step those divisible by {scalar_period}"
+            self.connection.execute(_SET, ("min_period", str(period)))
+            self.connection.execute(_SET, ("min_scalar_period", str(scalar_period)))
+            self._event("thinned", text, time.time(), None, None)
+        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self.period, self.scalar_period = period, scalar_period
+        self.bytes = used_bytes(self.connection)

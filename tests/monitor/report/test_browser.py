@@ -1,0 +1,151 @@
+"""The page in a browser: every figure is drawn, nothing complains, nothing is fetched, no name runs."""
+
+from math import inf, nan
+
+import pytest
+
+from truestep.monitor.report import write_report
+
+pytestmark = pytest.mark.browser
+pytest.importorskip("plotly")
+sync_api = pytest.importorskip("playwright.sync_api")
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+DRAWN = """id => {
+    const figure = document.getElementById(id);
+    const boxes = [...figure.querySelectorAll("svg.main-svg .scatterlayer path, svg.main-svg .heatmaplayer image")];
+    return boxes.some(shape => { const box = shape.getBoundingClientRect(); return box.width + box.height > 1; });
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser(chromium_path):
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=chromium_path, args=list(ARGUMENTS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def view(browser, tmp_path):
+    """Open a report of runs; afterwards nothing may have complained, asked for a file, or opened a dialog."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    tab = context.new_page()
+    complaints = []
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("dialog", lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    tab.on("request", lambda request: complaints.append(request.url) if "report.html" not in request.url else None)
+
+    def show(*runs):
+        tab.goto(write_report(runs, tmp_path / "report.html").as_uri())
+        return tab
+
+    yield show
+    context.close()
+    assert complaints == []
+
+
+def figures(tab) -> list[str]:
+    return tab.eval_on_selector_all(".figure", "found => found.map(one => one.id)")
+
+
+def assert_all_drawn(tab, count: int) -> None:
+    ids = figures(tab)
+    assert len(ids) == count
+    assert tab.locator(".js-plotly-plot").count() == count
+    assert [id_ for id_ in ids if not tab.evaluate(DRAWN, id_)] == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+def small(new_book, title="run", name="fc.weight", steps=12, **meta):
+    book = new_book(title, **meta)
+    book.optimizer()
+    block = book.block(name)
+    book.lr(0, 0.1)
+    for step in range(steps):
+        book.step(step, loss=2.0 - step / steps)
+        book.take(step, block, ww=100.0 + step)
+    return book
+
+
+def test_two_runs_are_drawn_side_by_side(view, two_runs) -> None:
+    tab = view(*two_runs)
+    assert_all_drawn(tab, 9)
+    left, right = (tab.locator(f"#asked-{n}").bounding_box() for n in (0, 1))
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] <= right["x"]
+
+
+def test_one_run_is_drawn(view, two_runs) -> None:
+    assert_all_drawn(view(two_runs[0]), 5)
+
+
+def test_one_step_is_drawn_as_points(view, new_book) -> None:
+    assert_all_drawn(view(small(new_book, steps=1)), 5)
+
+
+def test_a_run_without_steps_is_a_page_of_words(view, new_book) -> None:
+    tab = view(new_book(status="running"))
+    assert_all_drawn(tab, 0)
+    assert "No step has been recorded yet." in tab.inner_text("header")
+
+
+def test_a_killed_run_with_gaps_is_drawn_beside_another_of_other_layers(view, new_book) -> None:
+    killed = small(new_book, "killed", status="running")
+    killed.optimizer("AdamW", settings=[{"lr": 0.001}])
+    block = killed.block("emb.weight", optimizer=2, kind="Embedding.weight")
+    for step in range(12):
+        bad = {"ww": nan} if step == 4 else {"dd": inf} if step == 5 else {}
+        killed.step(step, loss=inf if step == 5 else 1.0, optimizer=2)
+        killed.take(step, block, 2, **bad)
+    killed.event(5, "nonfinite", "emb.weight")
+    tab = view(killed, small(new_book, "other", name="conv.weight"))
+    assert_all_drawn(tab, 9)
+    assert "stopped" in tab.inner_text("header")
+    assert "2 recorded steps with NaN or infinite values" in tab.inner_text("header")
+    assert "nonfinite" in tab.inner_text("#events")
+
+
+def test_a_hostile_name_is_shown_and_does_nothing(view, new_book) -> None:
+    book = small(new_book, HOSTILE, name=HOSTILE)
+    book.event(3, HOSTILE, HOSTILE)
+    tab = view(book, small(new_book, "javascript:alert(1)", name="<a href='javascript:alert(1)'>x</a>"))
+    assert_all_drawn(tab, 9)
+    tab.evaluate("Plotly.Fx.hover('effective-0', [{curveNumber: 0, pointNumber: 3}])")
+    tab.wait_for_selector("#effective-0 .hoverlayer text")
+    assert tab.locator("img, main a").count() == 0
+    assert HOSTILE in tab.inner_text("header")
+
+
+def test_hovering_tells_numbers_with_their_unit(view, new_book) -> None:
+    tab = view(small(new_book))
+    for id_, unit in (("asked-0", "mrad"), ("heat-0", "mrad a step"), ("norm-0", "‖w‖")):
+        box = tab.locator(f"#{id_} .nsewdrag").last.bounding_box()
+        tab.locator(f"#{id_}").scroll_into_view_if_needed()
+        box = tab.locator(f"#{id_} .nsewdrag").last.bounding_box()
+        tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        tab.wait_for_selector(f"#{id_} .hoverlayer text")
+        assert unit in tab.locator(f"#{id_} .hoverlayer").first.text_content()
+
+
+def test_a_click_hides_a_layer_in_all_figures_and_another_brings_it_back(view, two_runs) -> None:
+    tab = view(two_runs[0])
+    lines = "#effective-0 .scatterlayer .trace"
+    assert tab.locator(lines).count() == 4
+    tab.click("button.chip >> nth=1")
+    assert tab.locator(lines).count() == 3
+    assert tab.get_attribute("button.chip >> nth=1", "aria-pressed") == "false"
+    tab.click("button.chip >> nth=1")
+    assert tab.locator(lines).count() == 4
+
+
+def test_the_page_follows_the_readers_light_or_dark(view, new_book) -> None:
+    tab = view(small(new_book))
+    colours = []
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        tab.wait_for_timeout(100)
+        colours.append(tab.evaluate("document.querySelector('#asked-0').layout.font.color"))
+    assert colours == ["#17202c", "#e6ebf2"]

@@ -1,0 +1,38 @@
+"""Steps typed in, and records looked at from outside with plain sqlite3."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from truestep.core import Asked, Gram, Step
+from truestep.monitor.sinks import Store
+
+NAMES = ("fc.weight", "fc.bias", "out.weight[3]")
+
+
+def a_step(index: int, *, optimizer: str = "SGD", names: tuple[str, ...] = NAMES, mark: float = 0.0) -> Step:
+    """A step whose numbers say which step, block and column they belong to; `mark` is its loss."""
+    columns = torch.arange(12.0, dtype=torch.float64)[:, None] + 100.0 * torch.arange(len(names)) + 1e4 * index
+    return Step(optimizer, index, 1.7e9 + index, mark, 32.0, False, names, Asked(*columns[:6]), Gram(*columns[6:]))
+
+
+def write(store: Store, steps: range, *, mark: float = 0.0, optimizer: str = "SGD") -> None:
+    """Scalars and recorded steps as a watch hands them over."""
+    handle = store.optimizer(optimizer, "SGD", "[]")
+    for index in steps:
+        store.scalar((handle, index, 1.7e9 + index, mark, 32.0, False))
+        store.step(a_step(index, optimizer=optimizer, mark=mark))
+
+
+def rows(path: Path, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """What another program reads from the record."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql, parameters).fetchall()
+
+
+def column(path: Path, sql: str, *parameters: Any) -> list[Any]:
+    """The first column of `rows`."""
+    return [row[0] for row in rows(path, sql, *parameters)]
