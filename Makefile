@@ -36,7 +36,7 @@ docs: $(VENV)/.installed ## build the documentation; a warning is an error
 	@echo "docs/_build/html/index.html"
 
 bench: $(VENV)/.installed ## time what watching costs, watch on against off
-	@$(BIN)/pytest -q benchmarks
+	@$(BIN)/python -m benchmarks.bench_watch
 
 clean: ## remove caches and built pages; .venv and run records stay
 	@rm -rf docs/_build dist build .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage .import_linter_cache

@@ -21,6 +21,8 @@ from tests.monitor.written import NAMES, a_step, column, rows, write
 
 from truestep.monitor._schema import FILE
 from truestep.monitor.sinks import Store, _file, _process, _sqlite
+from truestep.monitor.sinks._rows import Batch
+from truestep.monitor.sinks._thin import thin_scalars
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -159,6 +161,22 @@ def test_a_block_registered_again_keeps_its_id_and_takes_what_is_new(tmp_path: P
     assert column(tmp_path / FILE, "SELECT block FROM block_step WHERE step = 1") == [1, 2, 3, 4]
 
 
+class _Busy(list[Any]):
+    """Rows to which the training thread appends while the writer takes them."""
+
+    def __getitem__(self, place: Any) -> Any:
+        taken = super().__getitem__(place)
+        if isinstance(place, slice):
+            self.append(("late", "row"))
+        return taken
+
+
+def test_a_row_that_comes_while_others_are_taken_stays_for_the_next_commit() -> None:
+    batch = Batch(meta=_Busy([("a", "1"), ("b", "2")]))
+    assert batch.take().meta == [("a", "1"), ("b", "2")]
+    assert list(batch.meta) == [("late", "row")]
+
+
 def test_a_store_without_directory_holds_the_same_rows(tmp_path: Path) -> None:
     found = []
     for run_dir in (tmp_path, None):
@@ -259,6 +277,17 @@ def test_a_closed_record_is_one_file(tmp_path: Path) -> None:
     assert column(tmp_path / FILE, "PRAGMA journal_mode") == ["wal"]
     store.close()
     assert [file.name for file in tmp_path.iterdir()] == [FILE]
+    assert column(tmp_path / FILE, "PRAGMA journal_mode") == ["delete"]  # reads from a disk that is write-protected
+
+
+def test_a_record_closed_while_it_is_read_is_whole_without_its_log(tmp_path: Path) -> None:
+    store = Store(tmp_path, meta={})
+    write(store, range(3))
+    with store.reader() as run:
+        store.close()
+        assert len(run.steps) == 3
+        (tmp_path / "copy.db").write_bytes((tmp_path / FILE).read_bytes())
+    assert column(tmp_path / "copy.db", "SELECT step FROM step") == [0, 1, 2]
 
 
 def test_an_existing_record_is_renamed_and_its_rows_stay(tmp_path: Path) -> None:
@@ -611,6 +640,16 @@ def test_loss_and_lr_are_thinned_too_where_they_alone_fill_the_record(tmp_path: 
     filled = "SELECT (SELECT lr FROM schedule WHERE schedule.step <= step.step ORDER BY step DESC LIMIT 1) FROM step"
     assert column(path, filled) == [lr(index) for index in range(0, steps, period)]  # forward fill is exact
     assert len(column(path, "SELECT step FROM schedule")) < steps / 2
+
+
+def test_a_changed_lr_is_not_moved_past_the_last_step_where_a_later_change_would_come_before_it() -> None:
+    connection = _file.create(None, {})
+    connection.executemany("INSERT INTO step VALUES (1, ?, 0, 0, 0, 0)", [(step,) for step in range(7)])
+    connection.executemany("INSERT INTO schedule VALUES (1, ?, 0, ?)", [(0, 0.0), (2, 0.2), (3, 0.3), (5, 0.5)])
+    thin_scalars(connection, 4)
+    found = connection.execute("SELECT step, lr FROM schedule ORDER BY step").fetchall()
+    connection.close()
+    assert found == [(0, 0.0), (4, 0.3), (5, 0.5)]  # 8 is to come, and so may be 7
 
 
 def test_a_step_that_comes_late_is_dropped_by_the_period_in_force(tmp_path: Path) -> None:

@@ -180,15 +180,18 @@ class Recorder:
     def _wrapped(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure, noting the gradients after its first evaluation: those are the gradients at w."""
         evaluations = 0
+        ready, stale = (
+            not_compiled(torch.no_grad()(note), recursive=True) for note in (self._gradient.ready, self._gradient.stale)
+        )
 
         def evaluate() -> Any:
             nonlocal evaluations
             evaluations += 1
             if evaluations == 2:
-                self._guarded(torch.no_grad()(self._gradient.stale))
+                self._guarded(stale)
             loss = closure()
             if evaluations == 1:
-                self._guarded(torch.no_grad()(self._gradient.ready))
+                self._guarded(ready)
             return loss
 
         return evaluate

@@ -79,7 +79,7 @@ def train(
             loss.backward()
             optimizer.step()
             run.log(loss=loss, samples=BATCH_SIZE)
-            if 4 * step >= 3 * steps and (steps - step) % EVALUATE == 1:
+            if step == steps - 1 or (4 * step >= 3 * steps and (steps - step) % EVALUATE == 1):
                 accuracies.append(_accuracy(model, data.test_x, data.test_y))
             if progress:
                 progress(title, step + 1)

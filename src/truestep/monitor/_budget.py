@@ -14,7 +14,7 @@ class Cadence:
 
     The period is a power of two and recorded are its multiples, so that runs with different periods share steps and
     a full record can be thinned by halves. From 1 it at most doubles from one recorded step to the next: the first
-    steps, where most happens, are recorded at 0, 2, 4, 8, ... until the period is reached.
+    steps, where most happens, are recorded at 0, 1, 2, 4, 8, ... until the period is reached.
 
     Args:
         every: "auto", or the period itself.

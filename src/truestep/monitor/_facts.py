@@ -58,7 +58,7 @@ def kinds(model: nn.Module) -> dict[str, str]:
     for prefix, module in _unwrapped(model).named_modules():
         for name, _ in module.named_parameters(recurse=False):
             full = f"{prefix}.{name}" if prefix else name
-            found.setdefault(_bare(full), f"{type(module).__name__}.{name}")
+            found.setdefault(_bare(full), f"{_class_name(module)}.{name}")
     return found
 
 
@@ -71,9 +71,19 @@ def settings(optimizer: Optimizer) -> str:
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        return model.module
-    return model
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
+            model = compiled
+        else:
+            return model
+
+
+def _class_name(module: nn.Module) -> str:
+    """Name of the user's class; `fully_shard` puts one of its own before it."""
+    own, base = type(module).__mro__[:2]
+    return type(module).__mro__[2].__name__ if base.__name__ == "FSDPModule" else own.__name__
 
 
 def _bare(name: str) -> str:

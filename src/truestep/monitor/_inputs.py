@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -57,16 +58,21 @@ def checked_parameters(model: nn.Module, units: Iterable[str]) -> dict[str, Tens
 def number_or_scalar(value: Any, name: str) -> Number | None:
     """A Python number, or a tensor of one element that is read later: nothing waits for a GPU here."""
     if not isinstance(value, Tensor):
+        if value is not None and not hasattr(value, "__float__"):
+            msg = f"`{name}` must be one number, found a {type(value).__name__}"
+            raise ValueError(msg)
         return value
     if value.numel() != 1:
         msg = f"`{name}` must be one number, found a tensor of shape {tuple(value.shape)}; pass its mean"
         raise ValueError(msg)
-    return value.detach().clone().reshape(()) if value.is_cuda else value.item()
+    if value.is_cuda:  # a copy: what the loop does to its tensor afterwards is not seen
+        return value.detach().to(torch.float64, copy=True).reshape(())
+    return value.item()
 
 
-def warn(message: str) -> None:
+def warn(message: str, stacklevel: int = 3) -> None:
     """Warn without ever raising into the training loop, also where warnings are errors."""
     try:
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
     except RuntimeWarning:
         sys.stderr.write(f"{message}\n")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from truestep.core import Recorder, Step
+from truestep.monitor._facts import settings
 from truestep.monitor._ledger import Ledger
 from truestep.monitor.sinks import Store
 
@@ -39,16 +40,16 @@ class Lane:
         *,
         ledger: Ledger,
         store: Store | None,
-        number: int,
         due: Callable[[int], bool],
         on_step: Callable[[Step], None],
         on_error: Callable[[Exception], None],
         units: Iterable[str],
     ) -> None:
-        self.name, self.optimizer, self.number = name, optimizer, number
+        self.optimizer = optimizer
         self.recorder = Recorder(
             parameters, optimizer, on_step, due=due, name=name, units=units, on_end=self._end, on_error=on_error
         )
+        self.number = store.optimizer(name, type(optimizer).__name__, settings(optimizer)) if store else 0
         self.every_step = 0.0  # seconds that the every-step path costs a step, latest sample
         self._ledger, self._store = ledger, store
         self._lrs: list[Any] = []
@@ -67,7 +68,7 @@ class Lane:
         if len(groups) != len(lrs):
             lrs += [None] * (len(groups) - len(lrs))
         for i, group in enumerate(groups):
-            if group["lr"] is not lrs[i]:  # a schedule makes a new number, a constant stays the same object
+            if group.get("lr") is not lrs[i]:  # a schedule makes a new number, a constant stays the same object
                 self._schedule(index, i, group["lr"])
 
     def _schedule(self, index: int, group: int, lr: Any) -> None:

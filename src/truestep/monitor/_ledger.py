@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import nan
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Number = float | int | Tensor
@@ -52,25 +54,29 @@ class Ledger:
             if self._last_was_log:
                 self.settle()
             elif optimizer in self._open:
-                self._finish(optimizer, None, None)
+                before, then, skipped_then = self._open[optimizer]
+                self._emit((optimizer, before, then, None, None, skipped_then))
             self._open[optimizer] = (step, now, skipped)
         self._last_was_log = False
 
     def settle(self) -> None:
         """Finish every step that still waits for its loss."""
-        loss, samples = weighted(self._calls) if self._calls and not self.log_first else (None, None)
-        for optimizer in tuple(self._open):
-            self._finish(optimizer, loss, samples)
+        self.show()
+        self._open.clear()
         if not self.log_first:
             self._calls = []
 
-    def _finish(self, optimizer: int, loss: Number | None, samples: Number | None) -> None:
-        step, now, skipped = self._open.pop(optimizer)
-        self._emit((optimizer, step, now, loss, samples, skipped))
+    def show(self) -> None:
+        """Emit the steps that still wait for their loss as they stand; a loss that comes later replaces their rows."""
+        loss, samples = weighted(self._calls) if self._calls and not self.log_first else (None, None)
+        for optimizer, (step, now, skipped) in self._open.items():
+            self._emit((optimizer, step, now, loss, samples, skipped))
 
 
 def weighted(calls: list[tuple[Number | None, Number | None]]) -> tuple[Number | None, Number | None]:
     """Mean loss weighted by samples, and the samples added up; None for what no call gave.
+
+    The mean over no samples is nan, and counts for nothing beside others.
 
     Example:
         >>> weighted([(1.0, 30), (3.0, 10)])
@@ -81,5 +87,13 @@ def weighted(calls: list[tuple[Number | None, Number | None]]) -> tuple[Number |
     counts = [samples for _, samples in calls if samples is not None]
     losses = [(loss, 1 if samples is None else samples) for loss, samples in calls if loss is not None]
     weight = sum(samples for _, samples in losses)
-    total = sum(loss * samples for loss, samples in losses)
-    return (total / weight if losses else None), (sum(counts) if counts else None)
+    total = sum(_total(loss, samples) for loss, samples in losses)
+    mean = total / weight if isinstance(weight, Tensor) or weight else nan
+    return (mean if losses else None), (sum(counts) if counts else None)
+
+
+def _total(loss: Number, samples: Number) -> Number:
+    """Sum that `loss` is the mean of; nothing is read from a GPU here."""
+    if isinstance(samples, Tensor):
+        return torch.where(samples == 0, 0.0, loss * samples)
+    return loss * samples if samples else 0.0

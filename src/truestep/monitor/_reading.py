@@ -48,7 +48,9 @@ def open_for_reading(path: Path) -> tuple[sqlite3.Connection, Callable[[], None]
 
 
 def _connected(path: Path, how: str) -> tuple[sqlite3.Connection, Callable[[], None]]:
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=60.0, check_same_thread=False)
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{how}", uri=True, timeout=60.0, isolation_level=None, check_same_thread=False
+    )
     try:
         connection.execute("PRAGMA query_only = ON")
         identify(connection, path)

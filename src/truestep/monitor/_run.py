@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -218,7 +219,9 @@ def load_run(run_dir: str | Path) -> Run:
     def fetch(sql: str, parameters: Sequence[Any]) -> Rows:
         return connection.execute(sql, parameters).fetchall()
 
-    return Run(str(path), fetch, close)
+    run = Run(str(path), fetch, close)
+    weakref.finalize(run, close)  # a run that was only looked into: `watch(...).steps`
+    return run
 
 
 def _number(value: float | None) -> float:

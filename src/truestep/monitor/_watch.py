@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 
 from truestep.core import Step
 from truestep.monitor._budget import Cadence
-from truestep.monitor._facts import kinds, named_parameters, run_facts, settings
+from truestep.monitor._facts import kinds, named_parameters, run_facts
 from truestep.monitor._inputs import (
     Optimizers,
     checked_parameters,
@@ -34,6 +35,7 @@ from truestep.monitor._run import Run
 from truestep.monitor.sinks import Console, Store
 
 ON_DISK, IN_MEMORY = 1e9, 64e6  # bytes that a record may take with and without a directory
+BETWEEN_COSTS = 2.0  # seconds between two notes of what watching cost, as long as a killed run loses anyway
 
 
 def watch(
@@ -115,7 +117,7 @@ class Watch:
         console: float | None,
         max_bytes: float,
     ) -> None:
-        self._model, self._symmetries, self.run_dir = model, symmetries, run_dir
+        self._model, self._units, self._symmetries, self.run_dir = model, units, symmetries, run_dir
         optimizers, parameters = named_optimizers(optimizer), checked_parameters(model, units)
         self._ranks = Ranks(parameters.values())
         self._facts = run_facts(self._ranks.world_size, next(iter(parameters.values())).device.type) | dict(facts)
@@ -124,8 +126,20 @@ class Watch:
         self._ledger = Ledger(self._emit)
         self._known: dict[str, tuple[str, ...]] = {}
         self._nonfinite: set[str] = set()
+        self._tags: dict[str, str] = {}
+        self._loss: Number | None = None
         self._warned = self._closed = False
-        self._lanes = {name: self._lane(name, one, units) for name, one in optimizers.items()}
+        self._told_until = 0.0
+        self._broken: str | None = None  # why watching must stop
+        self._agreed: tuple[str, int] | None = None  # the latest step after which the ranks heard of each other
+        self._lanes: dict[str, Lane] = {}
+        try:
+            for name, one in optimizers.items():
+                self._lanes[name] = self._lane(name, one)
+        except ValueError:
+            for lane in self._lanes.values():
+                lane.recorder.close()
+            raise
         self._meter = Meter(tuple(self._lanes.values()), self._store, cadence)
         self._register(parameters)
         atexit.register(self._at_exit)
@@ -158,7 +172,8 @@ class Watch:
         """
         if self._closed or not self._ranks.writes:
             return
-        self._ledger.log(number_or_scalar(loss, "loss"), number_or_scalar(samples, "samples"))
+        if loss is not None or samples is not None:
+            self._ledger.log(number_or_scalar(loss, "loss"), number_or_scalar(samples, "samples"))
         if tags:
             self._tag(tags)
 
@@ -170,20 +185,19 @@ class Watch:
             msg = "`path` is needed where the run has no directory: report('report.html')"
             raise ValueError(msg)
         target = Path(path) if path is not None else Path(str(self.run_dir)) / "report.html"
-        return write_report([self._reader()], target)
+        with self._reader() as run:
+            return write_report([run], target)
 
     def flush(self) -> None:
         """Commit everything so far to the record."""
         if self._store:
-            self._store.meta("period", str(self._cadence.period))
-            self._store.meta("cost_seconds", repr(self._meter.spent()))
-            self._store.meta("wall_seconds", repr(self._meter.wall()))
+            self._tell_cost(self._store)
             self._store.flush()
             self._warn_of_store()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs so that a resumed run goes on in the same record; all steps so far are committed."""
-        self._ledger.settle()
+        self._ledger.show()
         self.flush()
         return {
             "run": self._facts["id"],
@@ -234,39 +248,57 @@ class Watch:
 
     # --- what happens at steps
 
-    def _lane(self, name: str, optimizer: Optimizer, units: tuple[str, ...]) -> Lane:
-        number = self._store.optimizer(name, type(optimizer).__name__, settings(optimizer)) if self._store else 0
+    def _lane(self, name: str, optimizer: Optimizer) -> Lane:
         return Lane(
             name,
             optimizer,
             lambda: named_parameters(self._model),
             ledger=self._ledger,
             store=self._store,
-            number=number,
             due=self._cadence.due if self._ranks.measures else never,
             on_step=self._on_step,
-            on_error=self._on_error,
-            units=units,
+            on_error=partial(self._on_error, name),
+            units=self._units,
         )
 
     def _emit(self, row: Any) -> None:
+        self._loss = row[3] if row[3] is not None else self._loss
         if self._store:
             self._store.scalar(row)
 
     def _on_step(self, step: Step) -> None:
         start = time.perf_counter()
+        try:
+            self._keep(step)
+            self._meter.recorded(self._lanes[step.optimizer], step.index, start)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
+            self._broken = self._broken or _told(error)
+        self._agree(step.optimizer, step.index)
+
+    def _keep(self, step: Step) -> None:
         if self._store:
             if step.names != self._known.get(step.optimizer):
                 self._added(step)
             self._store.step(step)
             self._note_nonfinite(step)
             self._cadence.at_least(self._store.period)
-            self._console.step(step, None, self._cadence.period, self.cost)
+            self._console.step(step, self._loss, self._cadence.period, self.cost)
+            if self._meter.wall() > self._told_until:
+                self._tell_cost(self._store)
             self._warn_of_store()
-        self._meter.recorded(self._lanes[step.optimizer], step.index, start)
-        self._cadence.period, failed = self._ranks.agree(self._cadence.period, failed=False)
+
+    def _tell_cost(self, store: Store) -> None:
+        self._told_until = self._meter.wall() + BETWEEN_COSTS
+        store.meta("period", str(self._cadence.period))
+        store.meta("cost_seconds", repr(self._meter.spent()))
+        store.meta("wall_seconds", repr(self._meter.wall()))
+
+    def _agree(self, optimizer: str, index: int) -> None:
+        """Take over rank 0's period, and stop where recording failed on any rank."""
+        self._agreed = optimizer, index
+        self._cadence.period, failed = self._ranks.agree(self._cadence.period, failed=self._broken is not None)
         if failed:
-            self._stop("recording failed on another rank")
+            self._stop(self._broken or "recording failed on another rank")
 
     def _added(self, step: Step) -> None:
         new = set(step.names) - set(self._known.get(step.optimizer, ()))
@@ -288,14 +320,21 @@ class Watch:
             self._store.event("nonfinite", text, self._lanes[step.optimizer].number, step.index)
 
     def _tag(self, tags: Mapping[str, Any]) -> None:
-        if self._store:
-            self._store.event("tag", json.dumps({key: str(value) for key, value in tags.items()}))
+        fresh = {key: str(value) for key, value in tags.items() if self._tags.get(key) != str(value)}
+        if fresh and self._store:
+            self._tags |= fresh
+            lane = next(iter(self._lanes.values()))
+            self._store.event("tag", json.dumps(fresh), lane.number, lane.recorder.index)
 
     # --- what goes wrong, and the end
 
-    def _on_error(self, error: Exception) -> None:
-        self._ranks.agree(self._cadence.period, failed=True)
-        self._stop(f"{type(error).__name__}: {error}")
+    def _on_error(self, optimizer: str, error: Exception) -> None:
+        """Stop; where ranks record together, when the others listen: after this step, or else the next recorded one."""
+        self._broken = self._broken or _told(error)
+        index = self._lanes[optimizer].recorder.index - 1
+        listening = self._agreed != (optimizer, index) and self._cadence.due(index)
+        if listening or not self._ranks.together:
+            self._agree(optimizer, index)
 
     def _stop(self, why: str) -> None:
         if self._store:
@@ -319,7 +358,10 @@ class Watch:
         owner = {id(p): lane.number for lane in self._lanes.values() for p in held(lane.optimizer)}
         for name, p in parameters.items():
             symmetry = self._symmetries.get(name)
-            self._store.block(name, tuple(p.shape), p.numel(), kind_of.get(name, ""), symmetry, owner.get(id(p)))
+            facts = kind_of.get(name, ""), symmetry, owner.get(id(p))
+            self._store.block(name, tuple(p.shape), p.numel(), *facts)
+            for unit in range(p.shape[0] if name in self._units and p.dim() else 0):
+                self._store.block(f"{name}[{unit}]", tuple(p.shape[1:]), p.numel() // p.shape[0], *facts)
 
     def _reader(self) -> Run:
         if self._store is None:
@@ -327,3 +369,7 @@ class Watch:
             raise ValueError(msg)
         self.flush()
         return self._store.reader()
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

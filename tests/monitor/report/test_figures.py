@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from truestep.monitor.report import _figures
 from truestep.monitor.report._axes import axes_for, cut_axis, log_axis, log_ticks, lr_axis
-from truestep.monitor.report._figures import LAYERS, Layer, coarser, short
+from truestep.monitor.report._figures import LAYERS, Layer, coarser
+from truestep.monitor.report._heat import heat_map
+from truestep.monitor.report._names import short
 from truestep.monitor.report._queries import Losses, Taken
 
 ONE = Taken(
@@ -55,7 +57,7 @@ LOSSES = Losses("SGD", (0.0, 1.0), (0.5, 0.4), (1.0, 0.5), (2.0, 0.6), 0)
     [
         _figures.asked_and_taken({"SGD": [(0, 0.1), (2, 0.1)]}, [LAYER, OTHER], axes(LAYER, OTHER)),
         _figures.asked_and_taken({}, [], axes()),
-        _figures.heat_map([LAYER, OTHER], axes(LAYER, OTHER)),
+        heat_map([LAYER, OTHER], axes(LAYER, OTHER)),
         _figures.effective([LAYER, OTHER], axes(LAYER, OTHER)),
         _figures.norms([LAYER, OTHER], axes(LAYER, OTHER)),
         _figures.loss([("run", "#123456", LOSSES)], axes()),
@@ -107,7 +109,7 @@ def test_no_target_is_drawn_for_a_block_known_to_have_none() -> None:
 
 def test_the_heat_map_has_a_row_a_layer_and_a_gap_where_a_layer_has_no_row() -> None:
     late = Layer("late.weight", 1, {2: replace(ONE, at=2.0, angle=0.01)})
-    heat = _figures.heat_map([LAYER, late], axes(LAYER, late))["data"][0]
+    heat = heat_map([LAYER, late], axes(LAYER, late))["data"][0]
     assert heat["z"]["shape"] == "2, 3"
     z, told = values(heat["z"]), values(heat["customdata"])
     assert z[:3] + z[5:] == pytest.approx([2.0, 2.0, 2.0, 1.0])

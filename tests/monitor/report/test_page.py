@@ -42,7 +42,7 @@ class Page(HTMLParser):
         if self._inside == "script":
             self.scripts[-1] += data
         elif self._inside != "style":
-            self.text += data
+            self.text += data + " "
 
     @property
     def figures(self) -> dict:

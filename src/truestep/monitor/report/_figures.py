@@ -6,14 +6,14 @@ figures at once. The colour "ink" stands for the page's text colour, light or da
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, log10, nan
+from math import isfinite, log10
 from typing import Any, Final
 
-from truestep.monitor.report._arrays import integers, matrix, numbers
-from truestep.monitor.report._axes import Axes, log_ticks, loss_axis
+from truestep.monitor.report._arrays import integers, numbers
+from truestep.monitor.report._axes import Axes, loss_axis
+from truestep.monitor.report._names import plain, short
 from truestep.monitor.report._queries import Losses, Taken, joined
 
 Figure = dict[str, Any]
@@ -68,7 +68,7 @@ def asked_and_taken(lrs: Mapping[str, list[tuple[int, float]]], layers: Sequence
     ]
     taken = [_layer(layer, lambda t: 1e3 * t.angle, MRAD) | {"yaxis": "y2"} for layer in layers]
     targets, labels = _targets(layers)
-    layout: Figure = _layout(axes, height=470)
+    layout: Figure = layout_of(axes, height=470)
     layout["yaxis"] = _axis("lr asked", [0.74, 1.0], axes.lr)
     layout["yaxis2"] = _axis("angle taken, mrad a step", [0.0, 0.66], axes.angle, anchor="x")
     layout["xaxis"]["anchor"] = "y2"
@@ -77,54 +77,9 @@ def asked_and_taken(lrs: Mapping[str, list[tuple[int, float]]], layers: Sequence
     return {"data": [*asked, *taken, *targets], "layout": layout}
 
 
-def heat_map(layers: Sequence[Layer], axes: Axes) -> Figure:
-    """Angle per step of each layer (rows) in each bin of steps (columns), colours on a logarithmic scale."""
-    columns = sorted({number for layer in layers for number in layer.bins})
-    at = {number: taken.at for layer in layers for number, taken in layer.bins.items()}
-    rows = [[1e3 * layer.bins[n].angle if n in layer.bins else nan for n in columns] for layer in layers]
-    low, high = axes.heat
-    ticks = log_ticks(low, high, least=2)
-    names = [_plain(layer.name) for layer in layers]
-    heat = {
-        "type": "heatmap",
-        "x": numbers([at[n] for n in columns]),
-        "y": names,
-        "z": matrix([[log10(v) if v > 0 else nan for v in row] for row in rows]),
-        "customdata": matrix(rows),
-        "hovertemplate": "<b>%{y}</b><br>step %{x:.0f}<br>%{customdata:.4~g} mrad a step<extra></extra>",
-        "hoverongaps": False,
-        "colorscale": "Viridis",
-        "zmin": low,
-        "zmax": high,
-        "ygap": 1,
-        "colorbar": {
-            "title": {"text": "mrad a step", "side": "right"},
-            "tickvals": [log10(tick) for tick in ticks],
-            "ticktext": [f"{tick:g}" for tick in ticks],
-            "thickness": 12,
-            "lenmode": "pixels",
-            "len": 110,
-            "y": 1,
-            "yanchor": "top",
-            "ypad": 0,
-            "outlinewidth": 0,
-        },
-    }
-    layout = _layout(axes, height=max(180, 90 + 22 * len(names)), hovermode="closest")
-    layout["yaxis"] = {
-        "autorange": "reversed",
-        "type": "category",
-        "automargin": True,
-        "showgrid": False,
-        "tickvals": list(range(len(names))),
-        "ticktext": [_plain(short(layer.name)) for layer in layers],
-    }
-    return {"data": [heat], "layout": layout}
-
-
 def effective(layers: Sequence[Layer], axes: Axes) -> Figure:
     """Effective learning rate lr / |w|² of each layer."""
-    layout = _layout(axes, height=320)
+    layout = layout_of(axes, height=320)
     layout["yaxis"] = _axis("lr / ‖w‖²", None, axes.effective)
     return {"data": [_layer(layer, lambda t: t.effective_lr, "%{y:.4~g}") for layer in layers], "layout": layout}
 
@@ -140,7 +95,7 @@ def norms(layers: Sequence[Layer], axes: Axes) -> Figure:
         for dash, hover, read in shares:
             trace = _layer(coarser(layer), read, hover)
             data.append(trace | {"yaxis": "y2", "line": trace["line"] | {"dash": dash}})
-    layout = _layout(axes, height=470)
+    layout = layout_of(axes, height=470)
     layout["yaxis"] = _axis("norm ‖w‖", [0.56, 1.0], axes.norm)
     layout["yaxis2"] = _axis("growth of ‖w‖², % a step", [0.0, 0.48], axes.growth, anchor="x", zeroline=True)
     layout["xaxis"]["anchor"] = "y2"
@@ -157,7 +112,7 @@ def loss(lines: Sequence[tuple[str, str, Losses]], axes: Axes) -> Figure:
         data.append(band | {"y": numbers(line.greatest)} | fill)
         mean = _line(label, line.at, line.mean, "loss %{y:.4~g}")
         data.append(mean | {"line": {"color": colour, "width": 1.8}})
-    layout = _layout(axes, height=320)
+    layout = layout_of(axes, height=320)
     layout["yaxis"] = _axis("loss", None, loss_axis([v for _, _, line in lines for v in (*line.least, *line.greatest)]))
     return {"data": data, "layout": layout}
 
@@ -170,11 +125,11 @@ def _layer(layer: Layer, read: Callable[[Taken], float], hover: str) -> Figure:
 
 def _line(name: str, x: Sequence[float], y: Sequence[float], hover: str) -> Figure:
     mode = "lines+markers" if len(x) <= 12 else "lines"  # one point alone draws no line
-    named = f"{_plain(short(name))}: {hover}<extra></extra>"
+    named = f"{plain(short(name))}: {hover}<extra></extra>"
     return {
         "type": "scatter",
         "mode": mode,
-        "name": _plain(name),
+        "name": plain(name),
         "marker": {"size": 5},
         "x": integers(x),
         "y": numbers(y),
@@ -217,15 +172,16 @@ def _target_label(taken: Taken) -> Figure:
     }
 
 
-def _layout(axes: Axes, *, height: int, hovermode: str = "x unified") -> Figure:
+def layout_of(axes: Axes, *, height: int, hovermode: str = "x unified") -> Figure:
     steps: Figure = {"title": {"text": "step"}, "zeroline": False, "tickformat": ",d", "range": list(axes.steps)}
     if axes.steps[1] < 6:
         steps["dtick"] = 1
     return {
         "height": height,
         "hovermode": hovermode,
+        "hoverdistance": -1,  # tells the nearest step also where there are few
         "showlegend": False,
-        "margin": {"l": 62, "r": 14, "t": 10, "b": 42},
+        "margin": {"l": 62, "r": 14, "t": 22, "b": 42},
         "xaxis": steps,
         "hoverlabel": {"align": "left"},
     }
@@ -239,22 +195,3 @@ def _axis(title: str, domain: list[float] | None, axis: Figure, **more: Any) -> 
 def _faint(colour: str) -> str:
     r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({r},{g},{b},0.22)"
-
-
-def short(name: str, width: int = 32) -> str:
-    """The name in about `width` characters: words of its path to one letter first, then the middle left out.
-
-    Example:
-        >>> short("conv1.weight"), short("transformer.layers.11.attention.query.weight")
-        ('conv1.weight', 't.l.11.a.query.weight')
-    """
-    path = name.split(".")
-    if len(name) > width:
-        path[:-2] = [word if word.isdigit() else word[:1] for word in path[:-2]]
-    brief = ".".join(path)
-    return brief if len(brief) <= width + 4 else f"{brief[: width // 2 - 2]}…{brief[-(width // 2) :]}"
-
-
-def _plain(name: str) -> str:
-    """The name as plotly shall show it: its labels are a kind of HTML, and its templates fill in %{...}."""
-    return html.escape(name).replace("%{", "%&#123;")

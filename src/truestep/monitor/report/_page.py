@@ -17,6 +17,8 @@ from truestep.monitor._schema import FILE
 from truestep.monitor.report import _facts, _figures
 from truestep.monitor.report._axes import axes_for
 from truestep.monitor.report._figures import LAYERS, RUNS, Figure, Layer, coarser
+from truestep.monitor.report._heat import heat_map
+from truestep.monitor.report._names import short
 from truestep.monitor.report._record import Record, blocks, choose_names
 from truestep.monitor.report._view import Limits, View, factor, read
 
@@ -79,7 +81,7 @@ def render(runs: Sequence[Record], now: float) -> str:
         layer_colours=LAYERS,
         run_colours=[RUNS[number % len(RUNS)] for number in range(len(views))],
         factor=factor,
-        short=_figures.short,
+        short=short,
         number=number_words,
         style=_file("page.css"),
         scripts=scripts,
@@ -100,7 +102,7 @@ def draw(views: Sequence[View]) -> dict[str, Figure]:
         if view.lrs or view.lines:
             figures[f"asked-{number}"] = _figures.asked_and_taken(view.lrs, view.lines, axes)
         if view.heat:
-            figures[f"heat-{number}"] = _figures.heat_map(view.heat, axes)
+            figures[f"heat-{number}"] = heat_map(view.heat, axes)
         if view.lines:
             figures[f"effective-{number}"] = _figures.effective(view.lines, axes)
             figures[f"norm-{number}"] = _figures.norms(view.lines, axes)

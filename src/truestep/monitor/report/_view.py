@@ -91,15 +91,15 @@ def read(
     drawn = sorted({b for b in found if b.name in places} | set(choose(found, limits.heat_rows)), key=lambda b: b.id)
     bins = _queries.in_bins(run, drawn, rules, limits.columns)
     layers = [Layer(b.name, places.get(b.name, 0), bins[b.id], Row(b, None, None).targeted) for b in drawn]
-    state, head = _facts.status(run.meta, spans, now), headline(rows)
-    weights = sum(block.rank[0] < 2 for block in found) if len(listed) < len(found) else 0
+    state = _facts.status(run.meta, spans, now)
+    verdict, spread = _sentences(rows, found if len(listed) < len(found) else [], spans)
     told, counts = _events(run, spans)
     losses = _queries.losses(run, rules, spans)
     return View(
         title=title,
         status=state,
-        verdict=_facts.verdict(head, sum(span.taken for span in spans.values()), weights),
-        spread="" if head is None else _facts.spread(head),
+        verdict=verdict,
+        spread=spread,
         facts=_facts.facts(run, rules, spans, state),
         settings=_facts.settings(run, rules),
         rows=rows,
@@ -131,6 +131,14 @@ def factor(change: float) -> str:
     """
     value = exp(change)
     return f"×{value:.2f}" if 0.095 < value < 100 else f"×{value:.2g}"
+
+
+def _sentences(rows: list[Row], among: Sequence[Block], spans: dict[int, Span]) -> tuple[str, str]:
+    """The verdict and how far the layers are apart; `among` are all blocks, where the rows are but some of them."""
+    head = headline(rows)
+    weights = sum(block.rank[0] < 2 for block in among)
+    verdict = _facts.verdict(head, sum(span.taken for span in spans.values()), weights)
+    return verdict, "" if head is None else _facts.spread(head)
 
 
 def _listed(found: Sequence[Block], limit: int) -> list[Block]:

@@ -1,7 +1,8 @@
 "use strict";
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
-  const config = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
+  const buttons = [["zoom2d", "pan2d", "resetScale2d", "toImage"]];
+  const config = {responsive: true, displaylogo: false, modeBarButtons: buttons};
   const hidden = new Set();
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
@@ -13,6 +14,8 @@
     const layout = Object.assign(copy.layout, {paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)"});
     layout.font = {family: tone("--sans"), size: 12, color: tone("--text")};
     layout.hoverlabel = {align: "left", bgcolor: tone("--card"), bordercolor: tone("--rule"), font: {color: tone("--text")}};
+    layout.modebar = {bgcolor: "rgba(0,0,0,0)", color: tone("--soft"), activecolor: tone("--text")};
+    layout.xaxis.unifiedhovertitle = {text: "step %{x:,d}"};
     for (const key of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
       const axis = layout[key];
       axis.gridcolor = tone("--grid");

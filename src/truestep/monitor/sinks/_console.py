@@ -27,16 +27,17 @@ class Console:
         self._next = time.monotonic() + min(interval or 0.0, 5.0)  # a first sign of life after five seconds
         self._first: dict[str, dict[str, float]] = {}
 
-    def step(self, step: Step, loss: float | None, period: int, cost: float) -> None:
+    def step(self, step: Step, loss: float | Tensor | None, period: int, cost: float) -> None:
         """Take note of a recorded step and print if the interval is over."""
         if self._interval is None:
             return
-        eff_lr = _effective_lr(step)
-        start = self._first.setdefault(step.optimizer, eff_lr)
+        if step.optimizer not in self._first:
+            self._first[step.optimizer] = _effective_lr(step)
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._interval
-        self._write(line(step, loss, _median_ratio(eff_lr, start), period, cost))
+        ratio = _median_ratio(_effective_lr(step), self._first[step.optimizer])
+        self._write(line(step, None if loss is None else float(loss), ratio, period, cost))
 
 
 def line(step: Step, loss: float | None, eff_lr_ratio: float, period: int, cost: float) -> str:

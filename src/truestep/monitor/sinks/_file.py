@@ -33,17 +33,23 @@ def transaction(connection: sqlite3.Connection) -> Generator[None]:
         raise
 
 
-def set_journal(connection: sqlite3.Connection) -> str:
-    """Choose write-ahead logging, or a rollback journal where that is refused; return the mode in force."""
-    try:
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    except sqlite3.OperationalError:  # network disks have no shared memory
-        mode = "refused"
-    if mode not in ("wal", "memory"):
-        (mode,) = connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+def set_journal(connection: sqlite3.Connection) -> None:
+    """Choose write-ahead logging: readers and the writer do not wait for each other, commits do not wait for the disk.
+
+    Where it is refused (network disks have no shared memory) the rollback journal stays, which is SQLite's default.
+    """
+    with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA journal_size_limit = 16777216")
-    return str(mode)
+
+
+def settle(connection: sqlite3.Connection) -> None:
+    """Move the log into the file, and do without one where nobody is reading: a finished record is one plain file."""
+    connection.execute("PRAGMA busy_timeout = 0")
+    with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection.execute("PRAGMA journal_mode = DELETE").fetchall()
 
 
 def create(path: Path | None, meta: Mapping[str, str]) -> sqlite3.Connection:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from truestep.monitor._inputs import warn
 from truestep.monitor._run import Run, load_run
 from truestep.monitor.sinks import _process
-from truestep.monitor.sinks._file import one_line
+from truestep.monitor.sinks._file import one_line, settle
 from truestep.monitor.sinks._place import Place
 from truestep.monitor.sinks._rows import Batch
 from truestep.monitor.sinks._worker import Worker
@@ -66,7 +66,7 @@ class Record:
         found: list[str | None] = []
         self._guarded(lambda: found.append(self._remake(run_id, next_step)))
         if found and found[0]:
-            warnings.warn(found[0], RuntimeWarning, stacklevel=4)
+            warn(found[0], stacklevel=5)
 
     def flush(self) -> None:
         """Return when all handed over so far is committed, or recording has ended."""
@@ -79,6 +79,9 @@ class Record:
         self.open()
         if self.worker is not None:
             self.worker.stop()
+        if self.writer is not None and self.place.path is not None:
+            connection = self.writer.connection
+            self._guarded(lambda: settle(connection))
         self._end()
 
     def reader(self) -> Run:

@@ -108,7 +108,7 @@ class Store:
         self._batch.optimizers.append((handle, name, rule, settings))
         return handle
 
-    def block(  # noqa: PLR0917 - the columns of its table
+    def block(
         self,
         name: str,
         shape: Sequence[int],

@@ -1,0 +1,97 @@
+"""What watching costs: watch on against off, interleaved in one process, one thread.
+
+    python -m benchmarks.bench_watch              all models, about fifteen minutes
+    python -m benchmarks.bench_watch gpt256       one of them: mlp, resnet, gpt256, gpt2048
+
+Writes benchmarks/results/watch.json. Each line is a ratio to the same training unwatched, in per cent above it; "A/A"
+is a second unwatched copy, so what it shows is noise.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import truestep
+from benchmarks import peers
+from benchmarks.models import Job, gpt, mlp, resnet
+from benchmarks.pairs import compare
+
+RESULTS = Path(__file__).parent / "results" / "watch.json"
+JOBS: dict[str, tuple[Callable[[], Job], int, int]] = {  # job, steps in a round at least, steps to settle "auto"
+    "mlp": (mlp, 1024, 20_000),
+    "resnet": (resnet, 4, 150),
+    "gpt256": (partial(gpt, 256), 2, 150),
+    "gpt2048": (partial(gpt, 2048), 1, 12),
+}
+
+
+def repeated(step: Callable[[], None], times: int) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(times):
+            step()
+
+    return run
+
+
+def same(make: Callable[[], Job]) -> Job:
+    torch.manual_seed(0)
+    return make()
+
+
+def bench(name: str, seconds: float) -> dict[str, object]:
+    """Overheads of one job: first "auto", in rounds of whole periods, then every step beside its peers."""
+    make, least, settle = JOBS[name]
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        auto = same(make)
+        watch = stack.enter_context(truestep.watch(auto.model, auto.optimizer, directory / "auto", console=None))
+        repeated(auto.step, settle)()
+        period = watch._cadence.period  # a round holds whole periods, so that each holds its share of recorded steps
+        steps = max(least, period)
+        plain, twin = same(make), same(make)
+        arms = {"plain": plain, "A/A": twin, "watch(every='auto')": auto}
+        out = compare({k: repeated(v.step, steps) for k, v in arms.items()}, rounds=400, seconds=seconds)
+        rows = {key: asdict(value) for key, value in out.items()}
+        print(f"{name}: period {period}, rounds of {steps} steps")
+        for key, value in out.items():
+            print(f"  {key:24} {value}", flush=True)
+        watch.close()
+        every = same(make)
+        stack.enter_context(truestep.watch(every.model, every.optimizer, directory / "all", every=1, console=None))
+        arms = {
+            "plain": plain.step,
+            "A/A": twin.step,
+            "watch(every=1)": every.step,
+            "peer: .item() loop": peers.item_loop(same(make)),
+            "peer: foreach, float32": peers.foreach(same(make)),
+        }
+        few = max(least // 4, 1)
+        out = compare({k: repeated(v, few) for k, v in arms.items()}, rounds=200, seconds=seconds)
+        for key, value in out.items():
+            print(f"  {key:24} {value}", flush=True)
+        rows |= {f"every step, {key}": asdict(value) for key, value in out.items()}
+    return {"period": period, "steps a round": steps, "overhead, per cent": rows}
+
+
+def main(names: list[str]) -> None:
+    torch.set_num_threads(1)
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in names or JOBS:
+        found[name] = bench(name, seconds=100.0 if name != "gpt2048" else 240.0)
+    found["machine"] = {"torch": torch.__version__, "python": platform.python_version(), "threads": 1}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
