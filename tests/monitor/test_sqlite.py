@@ -36,7 +36,8 @@ def nothing_left_open() -> Any:
 
 def in_a_process(source: str, *arguments: object) -> str:
     """Output of a Python program that ends by itself."""
-    command = [sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)]
+    quiet = "ignore:This process:DeprecationWarning"  # 3.12 on: forking beside threads is what is tested here
+    command = [sys.executable, "-W", quiet, "-c", textwrap.dedent(source), *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
@@ -145,6 +146,16 @@ def test_tensors_and_numpy_numbers_are_read_by_the_writer_in_every_format(tmp_pa
     expected = [(0.5, 3.0, 0)] * len(given) + [(None, None, 1)]
     assert rows(tmp_path / FILE, "SELECT loss, samples, skipped FROM step") == expected
     assert column(tmp_path / FILE, "SELECT lr FROM schedule") == [0.25]
+
+
+@pytest.mark.gpu
+def test_losses_on_a_gpu_are_read_by_the_writer(tmp_path: Path) -> None:
+    store = Store(tmp_path, meta={})
+    sgd = store.optimizer("SGD", "SGD", "[]")
+    for index in range(100):
+        store.scalar((sgd, index, 1.0, torch.tensor(float(index), device="cuda"), 3, torch.zeros((), device="cuda")))
+    store.close()
+    assert column(tmp_path / FILE, "SELECT loss FROM step ORDER BY step") == list(range(100))
 
 
 def test_a_block_registered_again_keeps_its_id_and_takes_what_is_new(tmp_path: Path) -> None:

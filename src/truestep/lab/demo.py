@@ -62,7 +62,8 @@ def _with_progress(directory: Path, steps: int, seed: int, console: Console) -> 
 
 def table(run: Trained, rows: Sequence[Row]) -> Table:
     """What one run asked and took, first and last quarter of its steps, two lines for each weight."""
-    shown = _table(f"{run.title} | test accuracy {run.accuracy:.3f} (mean over the last quarter)")
+    own = f"{run.accuracy_batch:.3f} with the batch's own"
+    shown = _table(f"{run.title} | test accuracy {run.accuracy:.3f} with running statistics, {own}")
     shown.caption = (
         "predicted: sqrt(2 lr wd / (1 + momentum)), for weights that BatchNorm makes scale invariant (not the head); "
         f"watching every second step cost {100 * run.cost:.0f} % of the time (every='auto' stays under 1 %)"

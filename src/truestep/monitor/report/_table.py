@@ -47,7 +47,7 @@ class Row:
     @property
     def apart(self) -> bool:
         """Whether there are two quarters to compare; a run of a step or two has one."""
-        return self.first is not None and self.last is not None 
+        return self.first is not None and self.last is not None and self.first.last < self.last.first
 
     @property
     def split(self) -> Split | None:
