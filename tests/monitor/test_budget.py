@@ -61,17 +61,11 @@ def test_the_period_is_a_power_of_two_and_moves_by_one_factor_of_two(measured: l
 
 @pytest.mark.parametrize("noise", [0.8, 1.0, 1.2])
 def test_a_period_just_affordable_does_not_swing(noise: float) -> None:
-    cadence = settled(0.1, 0.016)  # 16 steps
+    cadence, periods = settled(0.1, 0.0155), list[int]()  # once in 15.5 steps
     for factor in (noise, 1.0) * 20:
         tell(cadence, 0.1, 0.0155 * factor)
-        assert cadence.period in (16, 32)
-        if cadence.period == 32:
-            break
-    seen = set()
-    for factor in (noise, 1.0) * 20:
-        tell(cadence, 0.1, 0.0155 * factor)
-        seen.add(cadence.period)
-    assert len(seen) == 1
+        periods.append(cadence.period)
+    assert len(set(periods[20:])) == 1
 
 
 def test_one_slow_step_changes_nothing() -> None:
@@ -99,10 +93,9 @@ def test_a_thinned_record_is_never_recorded_more_often_again() -> None:
 
 
 @pytest.mark.parametrize("every", [0, -1, 2.0, True, "sometimes", None])
-def test_an_impossible_period_is_refused(every: Any) -> None:
-    with pytest.raises(ValueError, match=r'`every` must be "auto" or a positive number of steps, found') as error:
-        Cadence.__init__.__wrapped__(Cadence.__new__(Cadence), every)  # type: ignore[attr-defined]
-    assert "\n" not in str(error.value)
+def test_an_impossible_period_is_refused(every: Any, unchecked: None) -> None:
+    with pytest.raises(ValueError, match=r'`every` must be "auto" or a positive number of steps, found'):
+        Cadence(every)
 
 
 @pytest.mark.parametrize("budget", [0.0, -0.1, 1.5, float("nan")])

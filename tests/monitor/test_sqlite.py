@@ -4,6 +4,7 @@ import gc
 import math
 import os
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -200,15 +201,17 @@ def test_a_store_without_directory_holds_the_same_rows(tmp_path: Path) -> None:
     assert len(found[0][1]) == 5
 
 
-def test_a_record_in_memory_is_read_after_it_was_closed_but_never_written_by_a_reader() -> None:
+def test_a_record_in_memory_is_read_while_it_grows_and_after_its_end_but_never_written_by_a_reader() -> None:
     store = Store(None, meta={})
     write(store, range(4))
-    store.close()
     run = store.reader()
-    assert len(run.steps) == 4
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         run.query("DELETE FROM step")
-    assert len(run.losses()[0]) == 4
+    assert len(run.losses()[0]) == len(run.steps) == 4
+    write(store, range(4, 6))
+    store.close()
+    assert store.failure is None
+    assert len(run.losses()[0]) == len(store.reader().steps) == 6
 
 
 def test_rows_are_committed_without_being_asked_for(tmp_path: Path) -> None:
@@ -322,19 +325,23 @@ def test_a_foreign_file_in_the_place_of_the_record_is_renamed_untouched(tmp_path
     assert column(tmp_path / FILE, "SELECT step FROM step") == [0, 1]
 
 
-def test_the_log_of_a_record_that_is_being_read_is_renamed_with_it(tmp_path: Path) -> None:
-    first = Store(tmp_path, meta={})
+def test_the_log_of_a_killed_run_that_is_being_read_is_renamed_with_it(tmp_path: Path) -> None:
+    first = Store(tmp_path / "live", meta={})
     write(first, range(2))
-    reader = sqlite3.connect(f"{(tmp_path / FILE).as_uri()}?mode=ro", uri=True)
     first.flush()
-    reader.execute("BEGIN").execute("SELECT * FROM run").fetchall()
-    second = Store(tmp_path, meta={})
+    killed = shutil.copytree(tmp_path / "live", tmp_path / "killed")
+    first.close()
+    reader = sqlite3.connect(killed / FILE, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM step").fetchone() == (2,)
+    second = Store(killed, meta={})
     write(second, range(3))
     second.close()
+    (older,) = killed.glob("run-*.db")
+    assert Path(f"{older}-wal").stat().st_size > 0
     reader.close()
-    (older,) = tmp_path.glob("run-*.db")
     assert column(older, "SELECT step FROM step") == [0, 1]
-    assert column(tmp_path / FILE, "SELECT step FROM step") == [0, 1, 2]
+    assert column(killed / FILE, "SELECT step FROM step") == [0, 1, 2]
 
 
 def test_a_newer_store_of_the_same_process_takes_the_directory_over(tmp_path: Path) -> None:
@@ -447,10 +454,10 @@ def test_a_closed_store_is_let_go() -> None:
     store = Store(None, meta={})
     write(store, range(2))
     store.close()
-    gone = weakref.ref(store)
+    gone = weakref.ref(store), weakref.ref(store._record)
     del store
     gc.collect()
-    assert gone() is None
+    assert [ref() for ref in gone] == [None, None]
 
 
 # --- resume

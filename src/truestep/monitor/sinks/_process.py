@@ -94,5 +94,8 @@ def take_over(directory: Path | None) -> None:
 
 
 def keep_forever(thing: Any) -> None:
-    """Never finalize `thing`: a child must not close the database connection of its parent."""
+    """Never finalize `thing`: a child must not even close the database connection of its parent.
+
+    https://www.sqlite.org/howtocorrupt.html, 2.6.
+    """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
