@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import warnings
 import weakref
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from truestep.monitor._schema import FILE
 from truestep.monitor.sinks import Store, _file, _process, _sqlite
 from truestep.monitor.sinks._rows import Batch
 from truestep.monitor.sinks._thin import thin_scalars
+from truestep.monitor.sinks._worker import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -458,6 +460,31 @@ def test_a_closed_store_is_let_go() -> None:
     del store
     gc.collect()
     assert [ref() for ref in gone] == [None, None]
+
+
+def test_a_flush_in_the_middle_of_a_commit_waits_for_the_next_one() -> None:
+    began, go = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
+    calls = iter(range(2))
+
+    def commit() -> bool:
+        call = next(calls)
+        began[call].set()
+        return go[call].wait(60) and call == 0
+
+    worker = Worker(commit, 1e6)
+    worker.wake()
+    began[0].wait(60)
+    flush = threading.Thread(target=worker.wait)
+    flush.start()
+    while worker._asked == 0:
+        flush.join(0.001)
+    go[0].set()  # what was handed over before the flush may not be in this one
+    assert began[1].wait(60)
+    flush.join(0.1)
+    assert flush.is_alive()
+    go[1].set()
+    flush.join(60)
+    assert not flush.is_alive()
 
 
 # --- resume

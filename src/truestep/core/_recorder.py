@@ -126,21 +126,22 @@ class Recorder:
         if self._depth > 0 or self._closed:
             return
         self._depth, self._in_hook = 0, True
+        index = self.index
         try:
-            self._end(optimizer)
+            skipped = getattr(optimizer, "found_inf", False)
+            if self._pending is not None:
+                skipped = self._guarded(self._measured_after) or False
+            self.index = index + 1
+            if self._on_end is not None:
+                self._on_end(index, skipped)
+        except Exception as error:  # noqa: BLE001
+            self._errors.append(error)
+        try:
+            if self._errors:
+                errors, self._errors = self._errors, []
+                self._on_error(errors[0])
         finally:
             self._in_hook = False
-
-    def _end(self, optimizer: Optimizer) -> None:
-        skipped = getattr(optimizer, "found_inf", None)
-        if self._pending is not None:
-            skipped = self._guarded(self._measured_after)
-        self.index += 1
-        if self._on_end is not None:
-            self._guarded(self._on_end, self.index - 1, False if skipped is None else skipped)
-        if self._errors:
-            errors, self._errors = self._errors, []
-            self._on_error(errors[0])
 
     def _guarded(self, function: Callable[..., Any], *args: Any) -> Any:
         """The function's answer, or None with the exception kept for `on_error`: training goes on."""
