@@ -73,7 +73,7 @@ def test_the_cadence_hears_of_the_time_since_the_recorded_step_before(
     clock.now += 0.5  # handing over
     meter.recorded(one, 8, start)
     (told,) = cadence.told
-    # 8.5 s of wall time, 0.5 of it in the hooks, 0.5 handing over, 4 x 0.01 on every step; 0.25 s beside it in the thread
+    # 8.5 s of wall time: 0.5 in the hooks, 0.5 handing over, 4 x 0.01 on every step; 0.25 s in the writer's thread
     assert told == pytest.approx({"steps": 4, "seconds": 7.46, "cost": 1.25, "every_step": 0.01})
 
 

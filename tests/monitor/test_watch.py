@@ -27,16 +27,18 @@ from truestep.monitor import Run, _watch, load_run
 
 def demo_net_after(steps: int, watched: Callable[[nn.Module, torch.optim.Optimizer], Watch] | None) -> dict[str, Any]:
     """Everything there is after training the demo's net on the demo's data."""
+    data = digits()  # first: an import may draw random numbers
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
-    data, model, generator = digits(), cnn(), torch.Generator().manual_seed(1)
+    model, generator = cnn(), torch.Generator().manual_seed(1)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     run = watched(model, optimizer) if watched else None
     for _ in range(steps):
         picked = torch.randint(len(data.train_y), (BATCH_SIZE,), generator=generator)
-        images = shifted(data.train_x[picked].view(-1, SIDE, SIDE), generator) + 0.01 * random.random() * np.random.rand()  # noqa: NPY002, E501
-        loss = cross_entropy(model(images[:, None] + 0.01 * torch.randn(1)), data.train_y[picked])
+        noise = 0.01 * torch.randn(1) + 0.01 * random.random() + 0.01 * np.random.rand()  # noqa: NPY002
+        images = shifted(data.train_x[picked].view(-1, SIDE, SIDE), generator) + noise
+        loss = cross_entropy(model(images[:, None]), data.train_y[picked])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -68,7 +70,7 @@ def test_closing_in_mid_run_takes_the_hooks_off_and_the_loop_goes_on() -> None:
     run.close()
 
 
-class Synced(Exception):
+class SyncError(Exception):
     """Somebody waited for the device."""
 
 
@@ -82,7 +84,7 @@ def no_sync(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
             def guarded(self: Tensor, *args: Any, name: str = name, read: Any = read) -> Any:
                 if threading.current_thread() is threading.main_thread():
-                    raise Synced(name)
+                    raise SyncError(name)
                 return read(self, *args)
 
             monkeypatch.setattr(Tensor, name, guarded)
@@ -97,7 +99,7 @@ def test_a_step_that_is_not_recorded_never_waits_for_the_device(
     run = loop.watch(every=1000)
     loop.train(run, 0, 1)
     no_sync()
-    with pytest.raises(Synced):
+    with pytest.raises(SyncError):
         bool(torch.ones(1))
     for _ in range(200):
         loop.optimizer.step()
@@ -116,7 +118,7 @@ def test_a_recorded_step_is_one_that_the_test_above_would_notice(
     run = loop.watch(every=1)
     loop.train(run, 0, 1)
     no_sync()
-    with pytest.warns(RuntimeWarning, match="stopped watching, training goes on: Synced"):
+    with pytest.warns(RuntimeWarning, match="stopped watching, training goes on: SyncError"):
         loop.optimizer.step()
     monkeypatch.undo()
     assert run._closed

@@ -1,6 +1,9 @@
 """Steps typed in, and records looked at from outside with plain sqlite3."""
 
 import sqlite3
+import subprocess
+import sys
+import textwrap
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import torch
 from truestep.core import Asked, Gram, Step
 from truestep.monitor.sinks import Store
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("fc.weight", "fc.bias", "out.weight[3]")
 
 
@@ -36,3 +40,13 @@ def rows(path: Path, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
 def column(path: Path, sql: str, *parameters: Any) -> list[Any]:
     """The first column of `rows`."""
     return [row[0] for row in rows(path, sql, *parameters)]
+
+
+def in_a_process(source: str, *arguments: object) -> str:
+    """Output of a Python program that ends by itself."""
+    quiet = "ignore:This process:DeprecationWarning"  # 3.12 on: forking beside threads is what is tested here
+    command = [sys.executable, "-W", quiet, "-c", textwrap.dedent(source), *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return done.stdout

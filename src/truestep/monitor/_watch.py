@@ -191,13 +191,13 @@ class Watch:
     def flush(self) -> None:
         """Commit everything so far to the record."""
         if self._store:
+            self._ledger.show()
             self._tell_cost(self._store)
             self._store.flush()
             self._warn_of_store()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs so that a resumed run goes on in the same record; all steps so far are committed."""
-        self._ledger.show()
         self.flush()
         return {
             "run": self._facts["id"],
