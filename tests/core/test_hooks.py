@@ -8,7 +8,7 @@ from torch.nn import Parameter
 from torch.optim import SGD, Optimizer
 
 from truestep.core import Recorder
-from truestep.core._hooks import check_hooks, inside_step, not_compiled, now
+from truestep.core._hooks import check_hooks, inside_step, not_compiled, now, skipped_by_compiler
 
 
 def sgd() -> SGD:
@@ -104,15 +104,29 @@ def test_a_step_that_ended_in_an_exception_is_not_on_the_stack() -> None:
     assert seen == [False, False]
 
 
-@pytest.mark.parametrize("recursive", [False, True])
-def test_a_function_taken_from_the_compiler_runs_as_python(recursive: bool) -> None:
+def test_a_function_taken_from_the_compiler_runs_as_python() -> None:
     compiling: list[bool] = []
-    look = not_compiled(lambda: compiling.append(torch.compiler.is_compiling()), recursive=recursive)
+    look = not_compiled(lambda: compiling.append(torch.compiler.is_compiling()))
 
     def work(x: torch.Tensor) -> torch.Tensor:
         look()
         return x + 1
 
+    assert torch.compile(work, backend="eager")(torch.zeros(1)) == 1
+    assert compiling == [False]
+
+
+def test_a_function_that_the_compiler_skips_is_itself_and_runs_as_python() -> None:
+    compiling: list[bool] = []
+
+    def look() -> None:
+        compiling.append(torch.compiler.is_compiling())
+
+    def work(x: torch.Tensor) -> torch.Tensor:
+        look()
+        return x + 1
+
+    assert skipped_by_compiler(look) is look
     assert torch.compile(work, backend="eager")(torch.zeros(1)) == 1
     assert compiling == [False]
 

@@ -8,6 +8,8 @@ from tests.core.beside import Beside, backward, named, small_net
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from truestep.core import Recorder
+
 
 def train(run: Beside, model: nn.Module, num_steps: int = 3) -> None:
     for _ in range(num_steps):
@@ -168,3 +170,17 @@ def test_an_exception_of_a_subclass_s_inner_step_does_not_confuse_the_next() -> 
         run.optimizer.step(lambda: 1 / 0)
     train(run, model)
     assert [step.index for step in run.steps] == [0, 1, 2]
+
+
+def test_a_step_that_is_not_recorded_is_timed_once_in_128(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = SGD([weight], lr=0.1)
+    recorder = Recorder({"w": weight}, optimizer, lambda _: None, due=lambda _: False)
+    ticks = iter(range(3, 100, 3))
+    monkeypatch.setattr("truestep.core._recorder.time.perf_counter", lambda: float(next(ticks)))
+    optimizer.step()
+    assert recorder.seconds_unrecorded == 3.0
+    for _ in range(127):
+        optimizer.step()
+    assert next(ticks) == 9
+    recorder.close()

@@ -130,17 +130,6 @@ def test_every_step_is_told_with_its_time_and_the_lane_s_number(monkeypatch: pyt
     assert watched.emitted == [(1, step, 1000.0 + step, None, None, False) for step in range(3)]
 
 
-def test_the_every_step_path_times_itself_once_in_128_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter(range(0, 100, 3))
-    watched = Watched(SGD(groups(), lr=0.1))
-    monkeypatch.setattr(_lane.time, "perf_counter", lambda: float(next(ticks)))
-    for _ in range(127):
-        watched.optimizer.step()
-    assert (next(ticks), watched.lane.every_step) == (0, 0.0)
-    watched.optimizer.step()
-    assert (next(ticks), watched.lane.every_step) == (9, 3.0)
-
-
 def test_the_optimizer_is_registered_with_its_rule_and_settings() -> None:
     watched = Watched(SGD(groups(), lr=0.1))
     watched.store.flush()

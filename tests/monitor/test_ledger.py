@@ -20,7 +20,7 @@ def told(script: str, *, resumed: bool | None = None) -> dict[tuple[int, int], A
     steps = {A: 0, B: 0}
 
     def emit(row: Any) -> None:
-        assert row[:2] not in rows, "a step was told twice"
+        assert rows.get(row[:2]) is None, "a step that has its loss was told again"
         rows[row[:2]] = row[3]
 
     ledger = Ledger(emit)

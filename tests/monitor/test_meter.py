@@ -38,7 +38,7 @@ class Told(Cadence):
 
 
 def lane(number: int = 1) -> Any:
-    return SimpleNamespace(number=number, every_step=0.0, recorder=SimpleNamespace(index=0, seconds=0.0))
+    return SimpleNamespace(number=number, recorder=SimpleNamespace(index=0, seconds=0.0, seconds_unrecorded=0.0))
 
 
 @pytest.fixture
@@ -52,7 +52,8 @@ def test_spent_is_hooks_handing_over_writing_and_every_step(
     one, store = lane(), SimpleNamespace(seconds=0.0)
     meter = unchecked_meter((one,), store, Told())
     clock.now += 10.0
-    one.recorder.seconds, one.recorder.index, one.every_step, store.seconds = 0.5, 100, 0.001, 0.25
+    one.recorder = SimpleNamespace(index=100, seconds=0.5, seconds_unrecorded=0.001)
+    store.seconds = 0.25
     start = clock.now
     clock.now += 0.125
     meter.recorded(one, 99, start)
@@ -68,7 +69,7 @@ def test_the_cadence_hears_of_the_time_since_the_recorded_step_before(
     meter.recorded(one, 4, clock.now)
     assert cadence.told == []  # one alone spans no time
     clock.now += 8.0
-    one.recorder.seconds, one.every_step, store.seconds = 0.5, 0.01, 1.25
+    one.recorder.seconds, one.recorder.seconds_unrecorded, store.seconds = 0.5, 0.01, 1.25
     start = clock.now
     clock.now += 0.5  # handing over
     meter.recorded(one, 8, start)

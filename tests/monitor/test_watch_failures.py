@@ -49,10 +49,9 @@ INJECTED: dict[str, tuple[Any, str]] = {
     "measuring": (_recorder, "measure"),
     "what was asked": (_recorder, "asked_of"),
     "a store": (_sqlite.Store, "step"),
-    "the every-step path": (_watch.Lane, "_note"),
     "the period": (_watch.Cadence, "recorded"),
     "the console": (_watch.Console, "step"),
-    "the ledger": (_watch.Ledger, "end"),
+    "the every-step path": (_watch.Ledger, "end"),
 }
 
 

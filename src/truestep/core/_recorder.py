@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from truestep.core._gram import Gram
-from truestep.core._hooks import check_hooks, inside_step, not_compiled, now
+from truestep.core._hooks import check_hooks, inside_step, not_compiled, now, skipped_by_compiler
 from truestep.core._kept import Buffers, UsedGradient
 from truestep.core._measure import Block, list_blocks, measure
 from truestep.core._products import Scratch
@@ -23,12 +24,18 @@ from truestep.core._step import Step
 
 Names = Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+_UNTIMED = 127  # the hooks time themselves once in 128 steps: a clock on each would cost a tenth of it
 _NO_ROWS = torch.zeros(0, 6, dtype=torch.float64)  # all that is left where every parameter was frozen in mid-run
 
 
 def always(index: int) -> bool:
     """Record every step."""
     return index >= 0
+
+
+def never(_: int) -> bool:
+    """Record no step: on a rank that only counts."""
+    return False
 
 
 class Recorder:
@@ -81,65 +88,92 @@ class Recorder:
         self.name = name or type(optimizer).__name__
         self.index = 0
         self.seconds = 0.0  # spent on recorded steps, in all
+        self.seconds_unrecorded = 0.0  # spent on a step that is not recorded, by the latest sample
         self._names, self._units = params, frozenset(units)
         self._on_step, self._on_end, self._due = on_step, on_end, due
         self._on_error, self._errors = on_error or self._give_up, list[Exception]()
         self._optimizer = optimizer
         self._weights, self._gradient = Buffers(), UsedGradient(optimizer)
         self._scratch: dict[torch.device, Scratch] = {}
-        self._depth, self._in_hook, self._closed = 0, False, False
+        self._depth, self._in_hook = 0, False
         self._pending: tuple[list[Block], list[Tensor | None]] | None = None
         if not list_blocks(params, optimizer, self._units):
             msg = "`optimizer` holds none of the model's parameters; pass the optimizer that steps this model"
             raise ValueError(msg)
         # torch.compile must neither trace nor specialise on our counters: graph break at the hooks, eager inside
-        self._measured_before = not_compiled(self._before, recursive=True)
-        self._measured_after = not_compiled(self._after, recursive=True)
-        self._handles = (
-            optimizer.register_step_pre_hook(not_compiled(self._pre)),
-            optimizer.register_step_post_hook(not_compiled(self._post)),
-        )
+        self._measured_before = not_compiled(self._before)
+        self._measured_after = not_compiled(self._after)
+        self._handles = self._hooked()
 
     def close(self) -> None:
         """Take the hooks off and let the copies go; the optimizer goes on as if there had been none."""
-        self._closed = True
+        self._due, self._on_end = never, None
         if not self._in_hook:  # torch is going through its hooks: taking one out would break the step
             for handle in self._handles:
                 handle.remove()
         self._pending = None
         self._weights, self._gradient, self._scratch = Buffers(), UsedGradient(self._optimizer), {}
 
-    def _pre(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Arguments | None:
-        if self._closed:
+    def _hooked(self) -> tuple[RemovableHandle, RemovableHandle]:
+        """Register the hooks: on a step that is not recorded they are all that runs, so they call as little as can be.
+
+        In a real loop each of our Python calls costs about a microsecond, with the caches full of the model.
+        """
+
+        def pre(optimizer: Optimizer, args: Any, kwargs: Any) -> Arguments | None:
+            if self._depth or self._due(self.index):
+                return self._begin(optimizer, args, kwargs)
+            self._depth = 1
             return None
+
+        def post(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+            self._depth -= 1
+            if self._depth or self._pending is not None or self._errors:
+                return self._finish(optimizer)
+            index = self.index
+            start = 0.0 if index & _UNTIMED else time.perf_counter()
+            self.index = index + 1
+            if self._on_end is not None:
+                try:
+                    self._on_end(index, getattr(optimizer, "found_inf", False))
+                except Exception as error:  # noqa: BLE001
+                    self._report(error)
+            if start:
+                self.seconds_unrecorded = time.perf_counter() - start
+            return None
+
+        hooks = skipped_by_compiler(pre), skipped_by_compiler(post)
+        return self._optimizer.register_step_pre_hook(hooks[0]), self._optimizer.register_step_post_hook(hooks[1])
+
+    def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Arguments | None:
+        """Before a step that is recorded, or inside another of the same optimizer, or after one that raised."""
         if self._depth and inside_step(optimizer):
             self._depth += 1  # a subclass's step calls its base's, which carries the hooks too
             return None
-        self._depth = 1
-        if self._due(self.index):
-            return self._guarded(self._measured_before, args, kwargs)
-        self._pending = None
-        return None
+        self._depth, self._pending = 1, None
+        return self._guarded(self._measured_before, args, kwargs) if self._due(self.index) else None
 
-    def _post(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        self._depth -= 1
-        if self._depth > 0 or self._closed:
+    def _finish(self, optimizer: Optimizer) -> None:
+        """After a step that was recorded, or that is still inside another one."""
+        if self._depth > 0:
             return
-        self._depth, self._in_hook = 0, True
-        index = self.index
+        self._depth, index = 0, self.index
+        skipped = getattr(optimizer, "found_inf", False)
+        if self._pending is not None:
+            self._in_hook = True
+            skipped = self._guarded(self._measured_after) or False
+        self.index = index + 1
+        if self._on_end is not None:
+            self._guarded(self._on_end, index, skipped)
+        if self._errors:
+            self._report(*self._errors)
+        self._in_hook = False
+
+    def _report(self, error: Exception, *_: Exception) -> None:
+        """Hand over the first of the exceptions of a step."""
+        self._errors, self._in_hook = [], True
         try:
-            skipped = getattr(optimizer, "found_inf", False)
-            if self._pending is not None:
-                skipped = self._guarded(self._measured_after) or False
-            self.index = index + 1
-            if self._on_end is not None:
-                self._on_end(index, skipped)
-        except Exception as error:  # noqa: BLE001
-            self._errors.append(error)
-        try:
-            if self._errors:
-                errors, self._errors = self._errors, []
-                self._on_error(errors[0])
+            self._on_error(error)
         finally:
             self._in_hook = False
 
@@ -181,9 +215,7 @@ class Recorder:
     def _wrapped(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure, noting the gradients after its first evaluation: those are the gradients at w."""
         evaluations = 0
-        ready, stale = (
-            not_compiled(torch.no_grad()(note), recursive=True) for note in (self._gradient.ready, self._gradient.stale)
-        )
+        ready, stale = (not_compiled(torch.no_grad()(note)) for note in (self._gradient.ready, self._gradient.stale))
 
         def evaluate() -> Any:
             nonlocal evaluations

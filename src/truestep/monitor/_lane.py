@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,8 +13,6 @@ from truestep.core import Recorder, Step
 from truestep.monitor._facts import settings
 from truestep.monitor._ledger import Ledger
 from truestep.monitor.sinks import Store
-
-_SAMPLED = 127  # the every-step path times itself once in 128 steps: a clock on each would cost a tenth of it
 
 
 class Lane:
@@ -50,31 +48,26 @@ class Lane:
             parameters, optimizer, on_step, due=due, name=name, units=units, on_end=self._end, on_error=on_error
         )
         self.number = store.optimizer(name, type(optimizer).__name__, settings(optimizer)) if store else 0
-        self.every_step = 0.0  # seconds that the every-step path costs a step, latest sample
         self._ledger, self._store = ledger, store
         self._lrs: list[Any] = []
+        self._lr: Any = None  # the first group's as it was last seen; a float that nobody changed is the same object
 
     def _end(self, index: int, skipped: Any) -> None:
-        if index & _SAMPLED == _SAMPLED:
-            start = time.perf_counter()
-            self._note(index, skipped)
-            self.every_step = time.perf_counter() - start
-        else:
-            self._note(index, skipped)
-
-    def _note(self, index: int, skipped: Any) -> None:
         self._ledger.end(self.number, index, time.time(), skipped)
-        groups, lrs = self.optimizer.param_groups, self._lrs
-        if len(groups) != len(lrs):
-            lrs += [None] * (len(groups) - len(lrs))
-        for i, group in enumerate(groups):
-            if group.get("lr") is not lrs[i]:  # a schedule makes a new number, a constant stays the same object
-                self._schedule(index, i, group["lr"])
+        groups = self.optimizer.param_groups
+        if groups[0].get("lr") is not self._lr or len(groups) > 1:  # a schedule makes a new number
+            self._note_lrs(index, groups)
 
-    def _schedule(self, index: int, group: int, lr: Any) -> None:
-        if isinstance(lr, Tensor):  # filled in place: the object stays, so that its value is noted as it is now
-            lr = lr.detach().clone() if lr.is_cuda else lr.item()
-        if isinstance(lr, Tensor) or lr != self._lrs[group]:
-            self._lrs[group] = lr
-            if self._store is not None:
-                self._store.schedule(self.number, index, group, lr)
+    def _note_lrs(self, index: int, groups: Sequence[Mapping[str, Any]]) -> None:
+        """A row for each group whose lr changed."""
+        self._lrs += [None] * (len(groups) - len(self._lrs))
+        for i, group in enumerate(groups):
+            lr = group.get("lr")
+            if isinstance(lr, Tensor):  # filled in place: the object stays, so that its value is noted as it is now
+                lr = lr.detach().clone() if lr.is_cuda else lr.item()
+            if isinstance(lr, Tensor) or lr != self._lrs[i]:
+                self._lrs[i] = lr
+                if self._store is not None:
+                    self._store.schedule(self.number, index, i, lr)
+        first = groups[0].get("lr")
+        self._lr = None if isinstance(first, Tensor) else first

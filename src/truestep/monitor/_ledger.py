@@ -27,9 +27,10 @@ class Ledger:
 
     def __init__(self, emit: Callable[[Row], None]) -> None:
         self.log_first: bool | None = None  # before the first call there is no telling
+        self.latest: Number | None = None  # of the losses that found their step
         self._emit = emit
         self._calls: list[tuple[Number | None, Number | None]] = []
-        self._open: dict[int, tuple[int, float, Any]] = {}  # finished steps that wait for their loss
+        self._open: dict[int, Row] = {}  # finished steps that wait for their loss
         self._took: set[int] = set()  # optimizers that had their loss in this round
         self._last_was_log = False
 
@@ -49,14 +50,17 @@ class Ledger:
             if self._calls and optimizer not in self._took:
                 self._took.add(optimizer)
                 loss, samples = weighted(self._calls)
+                self.latest = loss if loss is not None else self.latest
             self._emit((optimizer, step, now, loss, samples, skipped))
         else:
-            if self._last_was_log:
+            row = (optimizer, step, now, None, None, skipped)
+            if self.log_first is None:
+                self._emit(row)  # replaced should the first call of all come now
+            elif self._last_was_log:
                 self.settle()
             elif optimizer in self._open:
-                before, then, skipped_then = self._open[optimizer]
-                self._emit((optimizer, before, then, None, None, skipped_then))
-            self._open[optimizer] = (step, now, skipped)
+                self._emit(self._open[optimizer])
+            self._open[optimizer] = row
         self._last_was_log = False
 
     def settle(self) -> None:
@@ -68,8 +72,11 @@ class Ledger:
 
     def show(self) -> None:
         """Emit the steps that still wait for their loss as they stand; a loss that comes later replaces their rows."""
-        loss, samples = weighted(self._calls) if self._calls and not self.log_first else (None, None)
-        for optimizer, (step, now, skipped) in self._open.items():
+        if self.log_first is not False:
+            return
+        loss, samples = weighted(self._calls) if self._calls else (None, None)
+        self.latest = loss if loss is not None else self.latest
+        for optimizer, step, now, _, _, skipped in self._open.values():
             self._emit((optimizer, step, now, loss, samples, skipped))
 
 

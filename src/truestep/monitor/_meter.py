@@ -31,7 +31,11 @@ class Meter:
 
     def spent(self) -> float:
         """Seconds that watching cost so far."""
-        return self._hooks() + self._writing() + sum(lane.every_step * lane.recorder.index for lane in self._lanes)
+        return (
+            self._hooks()
+            + self._writing()
+            + sum(lane.recorder.seconds_unrecorded * lane.recorder.index for lane in self._lanes)
+        )
 
     def recorded(self, lane: Lane, index: int, start: float) -> None:
         """Account for a recorded step of `lane` that was handed over from `start` on, and tell the cadence."""
@@ -43,9 +47,9 @@ class Meter:
             steps, cost = index - index_then, hooks - hooks_then
             self._cadence.recorded(
                 steps=steps,
-                seconds=now - then - cost - steps * lane.every_step,
+                seconds=now - then - cost - steps * lane.recorder.seconds_unrecorded,
                 cost=cost + writing - writing_then,
-                every_step=lane.every_step,
+                every_step=lane.recorder.seconds_unrecorded,
             )
         self._seen[lane.number] = (index, now, hooks, writing)
 

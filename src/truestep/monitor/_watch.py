@@ -123,11 +123,10 @@ class Watch:
         self._facts = run_facts(self._ranks.world_size, next(iter(parameters.values())).device.type) | dict(facts)
         self._store = Store(run_dir, meta=self._facts, max_bytes=max_bytes) if self._ranks.writes else None
         self._cadence, self._console = cadence, Console(console if self._ranks.writes else None)
-        self._ledger = Ledger(self._emit)
+        self._ledger = Ledger(self._store.scalar if self._store else _nowhere)
         self._known: dict[str, tuple[str, ...]] = {}
         self._nonfinite: set[str] = set()
         self._tags: dict[str, str] = {}
-        self._loss: Number | None = None
         self._warned = self._closed = False
         self._told_until = 0.0
         self._broken: str | None = None  # why watching must stop
@@ -261,11 +260,6 @@ class Watch:
             units=self._units,
         )
 
-    def _emit(self, row: Any) -> None:
-        self._loss = row[3] if row[3] is not None else self._loss
-        if self._store:
-            self._store.scalar(row)
-
     def _on_step(self, step: Step) -> None:
         start = time.perf_counter()
         try:
@@ -282,7 +276,7 @@ class Watch:
             self._store.step(step)
             self._note_nonfinite(step)
             self._cadence.at_least(self._store.period)
-            self._console.step(step, self._loss, self._cadence.period, self.cost)
+            self._console.step(step, self._ledger.latest, self._cadence.period, self.cost)
             if self._meter.wall() > self._told_until:
                 self._tell_cost(self._store)
             self._warn_of_store()
@@ -373,3 +367,7 @@ class Watch:
 
 def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def _nowhere(_: object) -> None:
+    """Where rows go on a rank that does not write."""

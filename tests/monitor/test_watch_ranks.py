@@ -1,0 +1,108 @@
+"""Several ranks: one record that says what one process would have recorded, and nobody waits for a rank that failed."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.monitor.ranks import STEPS, WORLD, build, train
+
+from truestep.core import Step
+from truestep.monitor import load_run
+
+ROOT = Path(__file__).resolve().parents[2]
+FAILING = (
+    "measuring a block, rank 1",
+    "what was asked, rank 1",
+    "on an unrecorded step, rank 1",
+    "the every-step path, rank 1",
+    "the meter, rank 1",
+    "the store, rank 0",
+    "the every-step path, rank 0",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two gloo processes of `tests.monitor.ranks` left behind; a rank left waiting fails in time."""
+    made = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "tests.monitor.ranks", str(made)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return made
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Step]:
+    """The steps of the same training in one process, on whole batches."""
+    run_dir = tmp_path_factory.mktemp("alone")
+    train(build(), 0, 1, run_dir=run_dir, every=1, console=None)
+    with load_run(run_dir) as record:
+        return list(record.steps)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "auto"])
+def test_the_record_is_that_of_the_same_training_in_one_process(name: str, folder: Path, alone: list[Step]) -> None:
+    with load_run(folder / name) as record:
+        steps = list(record.steps)
+        assert record.losses()[0].tolist() == list(range(STEPS))
+        assert record.meta["world_size"] == str(WORLD)
+        kinds = [(block.name, block.kind) for block in record.blocks]
+    assert kinds == [(f"{i}.{kind}", f"Linear.{kind}") for i in (0, 2) for kind in ("weight", "bias")]
+    assert [step.index for step in steps] == ([0, 1, 2, 4, 8] if name == "auto" else [0, 2, 4, 6, 8])
+    for step in steps:
+        expected = alone[step.index]
+        assert step.names == expected.names
+        torch.testing.assert_close(step.took.columns(), expected.took.columns(), rtol=1e-9, atol=1e-18)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "auto", "no disk", *FAILING])
+def test_no_rank_s_weights_are_touched(name: str, ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        torch.testing.assert_close(rank[name]["weights"], rank["alone"]["weights"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "auto"])
+def test_rank_0_alone_prints_and_the_others_count_along(name: str, ranks: list[dict[str, Any]]) -> None:
+    first, second = (rank[name] for rank in ranks)
+    assert first["counted"] == second["counted"] == [STEPS]
+    assert first["printed"].startswith("truestep AdamW step 0 |")
+    assert second["printed"] == ""
+    assert first["warnings"] == second["warnings"] == []
+
+
+def test_all_ranks_take_the_period_that_rank_0_chooses(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["auto"]["periods"] for rank in ranks] == [[1, 2, 4, 4, 8, 8, 8, 8, 16]] * WORLD
+
+
+def test_a_failed_disk_stops_the_writing_and_never_a_collective(ranks: list[dict[str, Any]]) -> None:
+    first, second = (rank["no disk"] for rank in ranks)
+    assert first["counted"] == second["counted"] == [STEPS]
+    (message,) = first["warnings"]
+    assert "cannot be written" in message
+    assert second["warnings"] == []
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_where_one_rank_fails_all_stop_recording_and_say_so_once(name: str, ranks: list[dict[str, Any]]) -> None:
+    failed = int(name[-1])
+    assert [rank[name]["closed"] for rank in ranks] == [True] * WORLD
+    ours, others = (ranks[rank][name]["warnings"] for rank in (failed, 1 - failed))
+    assert ours == ["truestep stopped watching, training goes on: ArithmeticError: boom"]
+    assert others == ["truestep stopped watching, training goes on: recording failed on another rank"]
+    assert ranks[0][name]["counted"] == ranks[1][name]["counted"]
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_the_record_of_a_run_that_failed_on_one_rank_keeps_what_came_before(name: str, folder: Path) -> None:
+    with load_run(folder / name) as record:
+        assert record.meta["status"] == "failed"
+        assert [step.index for step in record.steps][:2] == [0, 2]
+        assert record.events[-1].kind == "unwatched"
