@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -14,7 +16,7 @@ except ImportError as error:  # the command is installed with the library, its p
     sys.exit(f"truestep's command line needs `{error.name}`: pip install 'truestep[cli]'")
 
 from truestep import __version__
-from truestep.monitor import load_run, write_report
+from truestep.monitor import Run, load_run, write_report
 
 app = typer.Typer(
     name="truestep",
@@ -28,10 +30,11 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"truestep {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -54,6 +57,9 @@ def demo(
     """Train a small CNN on real digits twice, weight decay off and on, and show asked against taken.
 
     1797 images that ship with scikit-learn, nothing is downloaded; about a minute at most on two cores.
+
+        truestep demo
+        truestep demo --steps 400 --seed 1 --dir runs/demo
     """
     try:
         from truestep.lab.demo import show
@@ -85,13 +91,27 @@ def report(
     try:
         with ExitStack() as opened:
             records = [opened.enter_context(load_run(run)) for run in runs]
-            typer.echo(write_report(records, out or first / "report.html"))
+            try:
+                typer.echo(write_report(records, out or first / "report.html"))
+            except (TypeError, LookupError):
+                _check(records)
+                raise
     except (OSError, ValueError, ImportError) as error:
         _fail(str(error))
+    except sqlite3.Error as error:
+        _fail(f"{', '.join(map(str, runs))} cannot be read ({error}); is it a whole record of a watched run?")
+
+
+def _check(records: Sequence[Run]) -> None:
+    """Raise ValueError if a record is damaged: what was read from it made no sense."""
+    for record in records:
+        if (verdict := record.query("PRAGMA quick_check(1)")) != [("ok",)]:
+            msg = f"{record.where} is damaged ({verdict[0][0]})"
+            raise ValueError(msg)
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    typer.echo(f"truestep: {message}", err=True)
+    typer.echo(f"truestep: {' '.join(message.split())}", err=True)
     raise typer.Exit(code)
 
 

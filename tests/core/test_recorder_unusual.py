@@ -178,9 +178,10 @@ def test_a_step_that_is_not_recorded_is_timed_once_in_128(monkeypatch: pytest.Mo
     recorder = Recorder({"w": weight}, optimizer, lambda _: None, due=lambda _: False)
     ticks = iter(range(3, 100, 3))
     monkeypatch.setattr("truestep.core._recorder.time.perf_counter", lambda: float(next(ticks)))
+    for _ in range(128):
+        optimizer.step()
+    assert recorder.seconds_unrecorded == 0.0
     optimizer.step()
     assert recorder.seconds_unrecorded == 3.0
-    for _ in range(127):
-        optimizer.step()
     assert next(ticks) == 9
     recorder.close()

@@ -8,6 +8,7 @@ converted into three kept rows: on a CPU fresh memory would cost more than the a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import combinations_with_replacement
 
 import torch
@@ -17,6 +18,13 @@ from torch import Tensor
 PAIRS = tuple(combinations_with_replacement(range(3), 2))  # ww wg wd gg gd dd: the order of Gram's fields
 _CPU_CHUNK = 1 << 17  # 3 MiB of scratch: measured the fastest from 2^12 to 2^20 (benchmarks/bench_gram.py)
 _GPU_CHUNK = 1 << 22  # 96 MiB: few launches
+_SMALL = 1 << 12  # up to here one 3 x 3 product costs less than six dots: what counts is the number of calls
+
+
+@cache
+def _upper(device: torch.device) -> Tensor:
+    """Where the six sums stand in the flat 3 x 3 matrix of all products."""
+    return torch.tensor([3 * i + j for i, j in PAIRS], device=device)
 
 
 def chunk_elements(device: torch.device) -> int:
@@ -31,26 +39,31 @@ class Scratch:
         self.elements = min(elements, chunk_elements(device))
         self._rows = torch.empty(3, self.elements, dtype=torch.float64, device=device)
 
-    def load(self, w: Tensor, g: Tensor | None, d: Tensor, *, after: bool) -> list[Tensor]:
+    def load(self, w: Tensor, g: Tensor | None, d: Tensor, *, after: bool) -> Float64[Tensor, "3 elements"]:
         """Rows holding w, g and d; `after` says that `d` is the weight after the step, not the displacement."""
-        rows = [row[: w.numel()] for row in self._rows]
-        rows[0].copy_(w)
-        rows[2].copy_(d)
+        rows = self._rows[:, : w.numel()]
+        row_w, row_g, row_d = rows.unbind()
+        row_w.copy_(w)
+        row_d.copy_(d)
         if after:
-            rows[2].sub_(rows[0])  # in float64: exact for every narrower dtype
+            row_d.sub_(row_w)  # in float64: exact for every narrower dtype
         if g is None:
-            rows[1].zero_()
+            row_g.zero_()
         else:
-            rows[1].copy_(g)
+            row_g.copy_(g)
         return rows
 
 
 def total_products(w: Tensor, g: Tensor | None, d: Tensor, scratch: Scratch, *, after: bool) -> Float64[Tensor, "6"]:
     """The six sums over all elements of one block; no host sync."""
+    if 0 < w.numel() <= min(_SMALL, scratch.elements):
+        rows = scratch.load(w, g, d, after=after)
+        return torch.mm(rows, rows.T).view(9).take(_upper(w.device))
     sums: list[Tensor] = []
     for part in _pieces(w.numel(), scratch.elements):
         rows = scratch.load(w[part], None if g is None else g[part], d[part], after=after)
-        sums += [torch.dot(rows[i], rows[j]) for i, j in PAIRS]
+        each = rows.unbind()
+        sums += [torch.dot(each[i], each[j]) for i, j in PAIRS]
     if not sums:
         return torch.zeros(6, dtype=torch.float64, device=w.device)
     return torch.stack(sums).view(-1, 6).sum(0)
@@ -71,7 +84,8 @@ def unit_products(
     sums = torch.zeros(units, 6, dtype=torch.float64, device=w.device)
     for part in _pieces(units, scratch.elements // width):
         flat = [None if x is None else x[part].reshape(-1) for x in (w, g, d)]
-        rows = [row.view(-1, width) for row in scratch.load(flat[0], flat[1], flat[2], after=after)]  # type: ignore[arg-type]
+        loaded = scratch.load(flat[0], flat[1], flat[2], after=after)  # type: ignore[arg-type]
+        rows = [row.view(-1, width) for row in loaded.unbind()]
         for column, (i, j) in enumerate(PAIRS):
             sums[part, column] = torch.linalg.vecdot(rows[i], rows[j])
     return sums

@@ -95,7 +95,8 @@ class Recorder:
         self._optimizer = optimizer
         self._weights, self._gradient = Buffers(), UsedGradient(optimizer)
         self._scratch: dict[torch.device, Scratch] = {}
-        self._depth, self._in_hook = 0, False
+        self._depth, self._nested, self._in_hook = 0, False, False
+        self._armed: RemovableHandle | None = None  # the hook before the step, there while the next step is due
         self._pending: tuple[list[Block], list[Tensor | None]] | None = None
         if not list_blocks(params, optimizer, self._units):
             msg = "`optimizer` holds none of the model's parameters; pass the optimizer that steps this model"
@@ -103,32 +104,25 @@ class Recorder:
         # torch.compile must neither trace nor specialise on our counters: graph break at the hooks, eager inside
         self._measured_before = not_compiled(self._before)
         self._measured_after = not_compiled(self._after)
-        self._handles = self._hooked()
+        self._handle = self._hooked()
 
     def close(self) -> None:
         """Take the hooks off and let the copies go; the optimizer goes on as if there had been none."""
         self._due, self._on_end = never, None
         if not self._in_hook:  # torch is going through its hooks: taking one out would break the step
-            for handle in self._handles:
-                handle.remove()
+            self._disarm()
+            self._handle.remove()
         self._pending = None
         self._weights, self._gradient, self._scratch = Buffers(), UsedGradient(self._optimizer), {}
 
-    def _hooked(self) -> tuple[RemovableHandle, RemovableHandle]:
-        """Register the hooks: on a step that is not recorded they are all that runs, so they call as little as can be.
+    def _hooked(self) -> RemovableHandle:
+        """Register the hooks; on a step that is not recorded only `post` runs, and calls as little as can be.
 
-        In a real loop each of our Python calls costs about a microsecond, with the caches full of the model.
+        In a real loop each Python call of ours costs about a microsecond, with the caches full of the model.
         """
 
-        def pre(optimizer: Optimizer, args: Any, kwargs: Any) -> Arguments | None:
-            if self._depth or self._due(self.index):
-                return self._begin(optimizer, args, kwargs)
-            self._depth = 1
-            return None
-
         def post(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-            self._depth -= 1
-            if self._depth or self._pending is not None or self._errors:
+            if self._armed:
                 return self._finish(optimizer)
             index = self.index
             start = 0.0 if index & _UNTIMED else time.perf_counter()
@@ -138,23 +132,42 @@ class Recorder:
                     self._on_end(index, getattr(optimizer, "found_inf", False))
                 except Exception as error:  # noqa: BLE001
                     self._report(error)
+            if self._due(index + 1):
+                self._arm()
             if start:
                 self.seconds_unrecorded = time.perf_counter() - start
             return None
 
-        hooks = skipped_by_compiler(pre), skipped_by_compiler(post)
-        return self._optimizer.register_step_pre_hook(hooks[0]), self._optimizer.register_step_post_hook(hooks[1])
+        self._arm()
+        return self._optimizer.register_step_post_hook(skipped_by_compiler(post))
+
+    def _arm(self) -> None:
+        """Put the hook before the next step, which is to be recorded."""
+
+        def pre(optimizer: Optimizer, args: Any, kwargs: Any) -> Arguments | None:
+            return self._begin(optimizer, args, kwargs)
+
+        if self._armed is None:
+            self._armed = self._optimizer.register_step_pre_hook(skipped_by_compiler(pre))
+
+    def _disarm(self) -> None:
+        """Take the hook before the step away until a step is due again."""
+        if self._armed:
+            self._armed.remove()
+            self._armed = None
 
     def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Arguments | None:
-        """Before a step that is recorded, or inside another of the same optimizer, or after one that raised."""
+        """Before a step that is recorded, that lies inside another of the same optimizer, or that is the first."""
         if self._depth and inside_step(optimizer):
             self._depth += 1  # a subclass's step calls its base's, which carries the hooks too
+            self._nested = True
             return None
         self._depth, self._pending = 1, None
         return self._guarded(self._measured_before, args, kwargs) if self._due(self.index) else None
 
     def _finish(self, optimizer: Optimizer) -> None:
-        """After a step that was recorded, or that is still inside another one."""
+        """After a step that `_begin` saw."""
+        self._depth -= 1
         if self._depth > 0:
             return
         self._depth, index = 0, self.index
@@ -168,6 +181,8 @@ class Recorder:
         if self._errors:
             self._report(*self._errors)
         self._in_hook = False
+        if not (self._nested or self._due(self.index)):  # nested steps would run `post` twice, unseen without `_begin`
+            self._disarm()
 
     def _report(self, error: Exception, *_: Exception) -> None:
         """Hand over the first of the exceptions of a step."""

@@ -88,8 +88,13 @@ def naming_damage(where: object) -> Generator[None]:
             code = sqlite3.SQLITE_CORRUPT
         if code is None or code & 0xFF not in DAMAGE:
             raise
-        msg = f"{where} is damaged ({error}); `sqlite3 {where} .recover` may save some of its rows"
-        raise ValueError(msg) from error
+        raise ValueError(_damage(where, error)) from error
+    except UnicodeDecodeError as error:  # SQLite's own message holds such bytes
+        raise ValueError(_damage(where, error)) from error
+
+
+def _damage(where: object, error: Exception) -> str:
+    return f"{where} is damaged ({error}); `sqlite3 {where} .recover` may save some of its rows"
 
 
 def identify(connection: sqlite3.Connection, where: object) -> None:
