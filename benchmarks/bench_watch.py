@@ -27,11 +27,12 @@ from benchmarks.models import Job, gpt, mlp, resnet
 from benchmarks.pairs import compare
 
 RESULTS = Path(__file__).parent / "results" / "watch.json"
-JOBS: dict[str, tuple[Callable[[], Job], int, int]] = {  # job, steps in a round at least, steps to settle "auto"
-    "mlp": (mlp, 1024, 20_000),
-    "resnet": (resnet, 4, 150),
-    "gpt256": (partial(gpt, 256), 2, 150),
-    "gpt2048": (partial(gpt, 2048), 1, 12),
+# Job, steps in a round at least, steps to settle "auto", seconds for "auto" and for every step.
+JOBS: dict[str, tuple[Callable[[], Job], int, int, float, float]] = {
+    "mlp": (mlp, 1024, 20_000, 120.0, 40.0),
+    "resnet": (resnet, 4, 150, 150.0, 60.0),
+    "gpt256": (partial(gpt, 256), 2, 150, 240.0, 90.0),
+    "gpt2048": (partial(gpt, 2048), 1, 12, 240.0, 0.0),
 }
 
 
@@ -48,9 +49,9 @@ def same(make: Callable[[], Job]) -> Job:
     return make()
 
 
-def bench(name: str, seconds: float) -> dict[str, object]:
+def bench(name: str) -> dict[str, object]:
     """Overheads of one job: first "auto", in rounds of whole periods, then every step beside its peers."""
-    make, least, settle = JOBS[name]
+    make, least, settle, seconds, seconds_every = JOBS[name]
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         auto = same(make)
@@ -60,12 +61,14 @@ def bench(name: str, seconds: float) -> dict[str, object]:
         steps = max(least, period)
         plain, twin = same(make), same(make)
         arms = {"plain": plain, "A/A": twin, "watch(every='auto')": auto}
-        out = compare({k: repeated(v.step, steps) for k, v in arms.items()}, rounds=400, seconds=seconds)
+        out = compare({k: repeated(v.step, steps) for k, v in arms.items()}, rounds=2000, seconds=seconds)
         rows = {key: asdict(value) for key, value in out.items()}
         print(f"{name}: period {period}, rounds of {steps} steps")
         for key, value in out.items():
             print(f"  {key:24} {value}", flush=True)
         watch.close()
+        if not seconds_every:
+            return {"period": period, "steps a round": steps, "overhead, per cent": rows}
         every = same(make)
         stack.enter_context(truestep.watch(every.model, every.optimizer, directory / "all", every=1, console=None))
         arms = {
@@ -76,7 +79,7 @@ def bench(name: str, seconds: float) -> dict[str, object]:
             "peer: foreach, float32": peers.foreach(same(make)),
         }
         few = max(least // 4, 1)
-        out = compare({k: repeated(v, few) for k, v in arms.items()}, rounds=200, seconds=seconds)
+        out = compare({k: repeated(v, few) for k, v in arms.items()}, rounds=400, seconds=seconds_every)
         for key, value in out.items():
             print(f"  {key:24} {value}", flush=True)
         rows |= {f"every step, {key}": asdict(value) for key, value in out.items()}
@@ -86,11 +89,11 @@ def bench(name: str, seconds: float) -> dict[str, object]:
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found["versions"] = {"torch": torch.__version__, "python": platform.python_version(), "threads": 1}
     for name in names or JOBS:
-        found[name] = bench(name, seconds=100.0 if name != "gpt2048" else 240.0)
-    found["machine"] = {"torch": torch.__version__, "python": platform.python_version(), "threads": 1}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        found[name] = bench(name)
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

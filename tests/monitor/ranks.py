@@ -100,10 +100,10 @@ def on(rank: int, only: int, step: int, target: Any, name: str) -> dict[str, Any
 
 
 def agreeing(rank: int, folder: Path) -> dict[str, Any]:
-    """A run under "auto" whose ranks would choose differently: rank 0 doubles, rank 1 records every step."""
+    """A run under "auto" whose ranks would choose differently: rank 0 doubles it, rank 1 takes it times eight."""
 
     def choose(cadence: Any, **_: Any) -> None:
-        cadence.period = 2 * cadence.period if rank == 0 else 1
+        cadence.period *= 2 if rank == 0 else 8
 
     with mock.patch.object(_watch.Cadence, "recorded", choose):
         return train(sharded(), rank, WORLD, run_dir=folder / "auto", every="auto", console=0.0)

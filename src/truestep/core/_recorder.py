@@ -98,7 +98,8 @@ class Recorder:
         self._depth, self._nested, self._in_hook = 0, False, False
         self._armed: RemovableHandle | None = None  # the hook before the step, there while the next step is due
         self._pending: tuple[list[Block], list[Tensor | None]] | None = None
-        if not list_blocks(params, optimizer, self._units):
+        self._blocks = list_blocks(params, optimizer, self._units)  # the latest, should asking again ever fail
+        if not self._blocks:
             msg = "`optimizer` holds none of the model's parameters; pass the optimizer that steps this model"
             raise ValueError(msg)
         # torch.compile must neither trace nor specialise on our counters: graph break at the hooks, eager inside
@@ -208,7 +209,7 @@ class Recorder:
     @torch.no_grad()
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         start = now(self._optimizer)
-        blocks = list_blocks(self._names, self._optimizer, self._units)
+        blocks = self._blocks = self._guarded(list_blocks, self._names, self._optimizer, self._units) or self._blocks
         names, params = [block.name for block in blocks], [block.param for block in blocks]
         self._pending = blocks, [None] * len(blocks)  # nan rows, and no rank left waiting, if anything below fails
         self._gradient.begin(names, params)
