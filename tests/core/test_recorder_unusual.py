@@ -8,7 +8,7 @@ from tests.core.beside import Beside, backward, named, small_net
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from truestep.core import Recorder
+from truestep.core import Recorder, Step
 
 
 def train(run: Beside, model: nn.Module, num_steps: int = 3) -> None:
@@ -178,10 +178,67 @@ def test_a_step_that_is_not_recorded_is_timed_once_in_128(monkeypatch: pytest.Mo
     recorder = Recorder({"w": weight}, optimizer, lambda _: None, due=lambda _: False)
     ticks = iter(range(3, 100, 3))
     monkeypatch.setattr("truestep.core._recorder.time.perf_counter", lambda: float(next(ticks)))
-    for _ in range(128):
+    for _ in range(65):
         optimizer.step()
     assert recorder.seconds_unrecorded == 0.0
     optimizer.step()
     assert recorder.seconds_unrecorded == 3.0
     assert next(ticks) == 9
     recorder.close()
+
+
+@pytest.mark.parametrize("period", [2, 8, 128])
+def test_a_step_that_is_not_recorded_is_timed_whatever_the_period(period: int) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = SGD([weight], lr=0.1)
+    recorder = Recorder({"w": weight}, optimizer, lambda _: None, due=lambda index: index % period == 0)
+    for _ in range(200):
+        optimizer.step()
+    assert recorder.seconds_unrecorded > 0.0
+    recorder.close()
+
+
+def test_what_was_asked_is_on_the_cpu_whatever_the_default_device() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer, steps = SGD([weight], lr=0.1), list[Step]()
+    recorder = Recorder({"w": weight}, optimizer, steps.append)
+    weight.grad = torch.ones(3)
+    torch.set_default_device("meta")
+    try:
+        optimizer.step()
+    finally:
+        torch.set_default_device(None)
+    recorder.close()
+    assert steps[0].asked.lr.tolist() == [0.1]
+    assert steps[0].took.columns().device.type == "cpu"
+
+
+def test_ctrl_c_in_a_recorded_step_leaves_no_hook_behind() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = SGD([weight], lr=0.1)
+
+    def interrupted(_: Step) -> None:
+        raise KeyboardInterrupt
+
+    recorder = Recorder({"w": weight}, optimizer, interrupted)
+    weight.grad = torch.ones(3)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    recorder.close()
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+    assert recorder.index == 1
+
+
+def test_giving_up_never_raises_into_the_run_also_where_warnings_are_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = SGD([weight], lr=0.1)
+
+    def broken(_: Step) -> None:
+        raise RuntimeError("ours")
+
+    Recorder({"w": weight}, optimizer, broken)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    assert "training goes on" in capsys.readouterr().err
+    assert weight.tolist() == pytest.approx([0.9] * 3)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from truestep.monitor._inputs import checked_parameters, held, named_optimizers, never, number_or_scalar, warn
+from truestep.core import never, warn
+from truestep.monitor._inputs import checked_parameters, held, named_optimizers, number_or_scalar
 
 
 def sgd() -> torch.optim.Optimizer:

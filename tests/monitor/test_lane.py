@@ -8,8 +8,8 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
+from truestep.core import never
 from truestep.monitor import _lane
-from truestep.monitor._inputs import never
 from truestep.monitor._lane import Lane
 from truestep.monitor._ledger import Ledger
 from truestep.monitor.sinks import Store

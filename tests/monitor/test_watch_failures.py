@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.monitor.loops import Loop, assert_bit_equal, hooks, unwatched
@@ -317,3 +318,56 @@ def test_two_watches_of_one_loop_do_not_disturb_each_other(tmp_path: Path) -> No
     for run in runs:
         run.close()
     assert_bit_equal(loop.state(), expected)
+
+
+def test_a_loss_that_is_no_number_is_refused_and_the_training_goes_on() -> None:
+    loop = Loop()
+    run = loop.watch(every=1)
+    loop.optimizer.step()
+    with pytest.raises(ValueError, match="`loss` must be one number"):
+        run.log(loss=np.array([1.0, 2.0]), samples=2)
+    run.log(loss=np.float32(0.5), samples=2)
+    loop.optimizer.step()
+    run.flush()
+    assert next(iter(run.steps)).loss == 0.5
+    run.close()
+
+
+def test_losses_that_do_not_add_up_stop_the_watch_and_not_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop()
+    run = loop.watch(every=1)
+    loop.optimizer.step()
+    run._ledger.log("one", 2)  # type: ignore[arg-type]
+    run._ledger.log("two", 3)  # type: ignore[arg-type]
+    with pytest.warns(RuntimeWarning, match="truestep"):
+        loop.optimizer.step()
+    assert run._closed
+    loop.optimizer.step()
+
+
+def test_a_watch_that_nobody_closed_goes_with_its_optimizer() -> None:
+    import gc
+    import weakref
+
+    loop = Loop()
+    model, run = weakref.ref(loop.model), loop.watch(every=1)
+    store = run._store
+    loop.optimizer.step()
+    del loop, run
+    gc.collect()
+    assert model() is None
+    assert store is not None
+    assert store.reader().meta["status"] == "finished"
+
+
+def test_a_resumed_run_counts_its_cost_on_and_no_step_twice() -> None:
+    loop = Loop()
+    run = loop.watch(every=1)
+    loop.train(run, 0, 3)
+    state = run.state_dict()
+    run.close()
+    again = Loop().watch(every=1)
+    again.load_state_dict({**state, "next_step": {"SGD": 1_000_000}})
+    assert again._meter.spent() == pytest.approx(state["cost_seconds"], rel=0.5)
+    assert again._meter.wall() >= state["wall_seconds"]
+    again.close()

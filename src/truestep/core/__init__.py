@@ -1,8 +1,9 @@
 """What a step is: records that add up exactly, and the recorder that fills them from optimizer hooks."""
 
 from truestep.core._gram import Gram, gram
+from truestep.core._hooks import warn
 from truestep.core._moments import Moments, moments
-from truestep.core._recorder import Recorder
+from truestep.core._recorder import Recorder, never
 from truestep.core._sharding import is_distributed
 from truestep.core._step import Asked, Step
 from truestep.core._sum_count import SumCount, sum_count
@@ -19,6 +20,8 @@ __all__ = [
     "gram",
     "is_distributed",
     "moments",
+    "never",
     "sum_count",
     "task_gram",
+    "warn",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+import warnings
 from typing import Any
 
 import torch
@@ -56,9 +56,28 @@ def inside_step(optimizer: Optimizer) -> bool:
     return seen > 1
 
 
+def capturing(optimizer: Optimizer) -> bool:
+    """Whether the step is being captured into a CUDA graph: measuring would end the capture; replays are not seen."""
+    return _device(optimizer).type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def warn(message: str, stacklevel: int = 3) -> None:
+    """Warn without ever raising into the training loop, also where warnings are errors."""
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
+    except RuntimeWarning:
+        sys.stderr.write(f"{message}\n")
+
+
 def now(optimizer: Optimizer) -> float:
     """Seconds, after the device has done what it was given: a recorded step may wait, so that its cost is true."""
-    device: Sequence[torch.device] = [p.device for group in optimizer.param_groups for p in group["params"][:1]][:1]
-    if device and device[0].type == "cuda":
-        torch.cuda.synchronize(device[0])
+    device = _device(optimizer)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def _device(optimizer: Optimizer) -> torch.device:
+    """Where the optimizer's first parameter lies; the CPU where it has none."""
+    first = next((p for group in optimizer.param_groups for p in group["params"]), None)
+    return torch.device("cpu") if first is None else first.device

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from math import nan
+from statistics import median
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from truestep.core._gram import Gram
-from truestep.core._hooks import check_hooks, inside_step, not_compiled, now, skipped_by_compiler
+from truestep.core._hooks import capturing, check_hooks, inside_step, not_compiled, now, skipped_by_compiler, warn
 from truestep.core._kept import Buffers, UsedGradient
 from truestep.core._measure import Block, list_blocks, measure
 from truestep.core._products import Scratch
@@ -24,7 +25,7 @@ from truestep.core._step import Step
 
 Names = Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-_UNTIMED = 127  # the hooks time themselves once in 128 steps: a clock on each would cost a tenth of it
+_TIMED = 65  # of 128 steps one is timed, a clock on each would cost a tenth of it; odd: no multiple of a period
 _NO_ROWS = torch.zeros(0, 6, dtype=torch.float64)  # all that is left where every parameter was frozen in mid-run
 
 
@@ -88,7 +89,7 @@ class Recorder:
         self.name = name or type(optimizer).__name__
         self.index = 0
         self.seconds = 0.0  # spent on recorded steps, in all
-        self.seconds_unrecorded = 0.0  # spent on a step that is not recorded, by the latest sample
+        self._samples: deque[float] = deque(maxlen=5)  # seconds spent on steps that were not recorded
         self._names, self._units = params, frozenset(units)
         self._on_step, self._on_end, self._due = on_step, on_end, due
         self._on_error, self._errors = on_error or self._give_up, list[Exception]()
@@ -106,6 +107,11 @@ class Recorder:
         self._measured_before = not_compiled(self._before)
         self._measured_after = not_compiled(self._after)
         self._handle = self._hooked()
+
+    @property
+    def seconds_unrecorded(self) -> float:
+        """Seconds that a step costs which is not recorded: the median of the latest samples."""
+        return median(self._samples) if self._samples else 0.0
 
     def close(self) -> None:
         """Take the hooks off and let the copies go; the optimizer goes on as if there had been none."""
@@ -126,7 +132,7 @@ class Recorder:
             if self._armed:
                 return self._finish(optimizer)
             index = self.index
-            start = 0.0 if index & _UNTIMED else time.perf_counter()
+            start = time.perf_counter() if index & 127 == _TIMED else 0.0
             self.index = index + 1
             if self._on_end is not None:
                 try:
@@ -136,7 +142,7 @@ class Recorder:
             if self._due(index + 1):
                 self._arm()
             if start:
-                self.seconds_unrecorded = time.perf_counter() - start
+                self._samples.append(time.perf_counter() - start)
             return None
 
         self._arm()
@@ -164,24 +170,27 @@ class Recorder:
             self._nested = True
             return None
         self._depth, self._pending = 1, None
-        return self._guarded(self._measured_before, args, kwargs) if self._due(self.index) else None
+        if self._due(self.index) and not capturing(optimizer):
+            return self._guarded(self._measured_before, args, kwargs)
+        return None
 
     def _finish(self, optimizer: Optimizer) -> None:
         """After a step that `_begin` saw."""
         self._depth -= 1
         if self._depth > 0:
             return
-        self._depth, index = 0, self.index
-        skipped = getattr(optimizer, "found_inf", False)
-        if self._pending is not None:
-            self._in_hook = True
-            skipped = self._guarded(self._measured_after) or False
-        self.index = index + 1
-        if self._on_end is not None:
-            self._guarded(self._on_end, index, skipped)
-        if self._errors:
-            self._report(*self._errors)
-        self._in_hook = False
+        self._depth, index, self._in_hook = 0, self.index, True
+        try:
+            skipped = getattr(optimizer, "found_inf", False)
+            if self._pending is not None:
+                skipped = self._guarded(self._measured_after) or False
+            self.index = index + 1
+            if self._on_end is not None:
+                self._guarded(self._on_end, index, skipped)
+            if self._errors:
+                self._report(*self._errors)
+        finally:  # also where Ctrl-C fell into it
+            self.index, self._in_hook = index + 1, False
         if not (self._nested or self._due(self.index)):  # nested steps would run `post` twice, unseen without `_begin`
             self._disarm()
 
@@ -204,12 +213,13 @@ class Recorder:
     def _give_up(self, error: Exception) -> None:
         self.close()
         message = f"truestep stopped recording {self.name} after step {self.index - 1}, training goes on: {error!r}"
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        warn(message)
 
     @torch.no_grad()
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         start = now(self._optimizer)
-        blocks = self._blocks = self._guarded(list_blocks, self._names, self._optimizer, self._units) or self._blocks
+        found = self._guarded(list_blocks, self._names, self._optimizer, self._units)
+        blocks = self._blocks = self._blocks if found is None else found
         names, params = [block.name for block in blocks], [block.param for block in blocks]
         self._pending = blocks, [None] * len(blocks)  # nan rows, and no rank left waiting, if anything below fails
         self._gradient.begin(names, params)

@@ -22,8 +22,8 @@ def group_settings(group: Group) -> tuple[float, float, float, float, float, flo
 
 def asked_of(groups: Sequence[Group], group_of_block: Sequence[int]) -> Asked:
     """The `Asked` of blocks that belong to the groups `group_of_block`."""
-    table = torch.tensor([group_settings(group) for group in groups], dtype=torch.float64).view(-1, 6)
-    rows = table[torch.tensor(group_of_block, dtype=torch.long)]
+    table = torch.tensor([group_settings(group) for group in groups], dtype=torch.float64, device="cpu").view(-1, 6)
+    rows = table[torch.tensor(group_of_block, dtype=torch.long, device="cpu")]
     return Asked(*rows.unbind(-1))
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import uuid
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -20,11 +19,13 @@ _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.
 
 def run_facts(world_size: int, device: str) -> dict[str, str]:
     """Meta data of a run, each value as text."""
+    import truestep
+
     return {
         "id": uuid.uuid4().hex,
         "created": repr(time.time()),
         "status": "running",
-        "truestep": version("truestep"),
+        "truestep": truestep.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "command": json.dumps(sys.argv),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,11 +13,6 @@ from truestep.monitor._facts import named_parameters
 from truestep.monitor._ledger import Number
 
 Optimizers = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer]
-
-
-def never(_: int) -> bool:
-    """Record no step: a rank that only counts."""
-    return False
 
 
 def held(optimizer: Optimizer) -> Iterable[Tensor]:
@@ -57,22 +50,17 @@ def checked_parameters(model: nn.Module, units: Iterable[str]) -> dict[str, Tens
 
 def number_or_scalar(value: Any, name: str) -> Number | None:
     """A Python number, or a tensor of one element that is read later: nothing waits for a GPU here."""
-    if not isinstance(value, Tensor):
-        if value is not None and not hasattr(value, "__float__"):
-            msg = f"`{name}` must be one number, found a {type(value).__name__}"
-            raise ValueError(msg)
+    if value is None or type(value) in (int, float):
         return value
+    if not isinstance(value, Tensor):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            msg = f"`{name}` must be one number, found a {type(value).__name__}; pass its mean"
+            raise ValueError(msg) from None
     if value.numel() != 1:
         msg = f"`{name}` must be one number, found a tensor of shape {tuple(value.shape)}; pass its mean"
         raise ValueError(msg)
-    if value.is_cuda:  # a copy: what the loop does to its tensor afterwards is not seen
+    if value.device.type != "cpu":  # a copy: what the loop does to its tensor afterwards is not seen
         return value.detach().to(torch.float64, copy=True).reshape(())
     return value.item()
-
-
-def warn(message: str, stacklevel: int = 3) -> None:
-    """Warn without ever raising into the training loop, also where warnings are errors."""
-    try:
-        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
-    except RuntimeWarning:
-        sys.stderr.write(f"{message}\n")

@@ -64,7 +64,7 @@ class Lane:
         for i, group in enumerate(groups):
             lr = group.get("lr")
             if isinstance(lr, Tensor):  # filled in place: the object stays, so that its value is noted as it is now
-                lr = lr.detach().clone() if lr.is_cuda else lr.item()
+                lr = lr.item() if lr.device.type == "cpu" else lr.detach().clone()
             if isinstance(lr, Tensor) or lr != self._lrs[i]:
                 self._lrs[i] = lr
                 if self._store is not None:

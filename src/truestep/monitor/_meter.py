@@ -23,18 +23,26 @@ class Meter:
         self._lanes, self._store, self._cadence = lanes, store, cadence
         self._start = time.perf_counter()
         self._noting = 0.0  # handing recorded steps over to the record and the console
+        self._before = (0.0, 0.0)  # seconds spent and passed in the processes before a resume
+        self._first: dict[int, int] = {}  # the step each optimizer was at then
         self._seen: dict[int, tuple[int, float, float, float]] = {}
 
+    def resume(self, spent: float, wall: float) -> None:
+        """Go on from what was spent, and passed, before the run was resumed."""
+        self._before = (spent, wall)
+        self._first = {lane.number: lane.recorder.index for lane in self._lanes}
+
     def wall(self) -> float:
-        """Seconds since watching began."""
-        return max(time.perf_counter() - self._start, 1e-9)
+        """Seconds since watching began, without those between a stop and a resume."""
+        return self._before[1] + max(time.perf_counter() - self._start, 1e-9)
 
     def spent(self) -> float:
         """Seconds that watching cost so far."""
         return (
-            self._hooks()
+            self._before[0]
+            + self._hooks()
             + self._writing()
-            + sum(lane.recorder.seconds_unrecorded * lane.recorder.index for lane in self._lanes)
+            + sum(lane.recorder.seconds_unrecorded * self._steps(lane) for lane in self._lanes)
         )
 
     def recorded(self, lane: Lane, index: int, start: float) -> None:
@@ -52,6 +60,9 @@ class Meter:
                 every_step=lane.recorder.seconds_unrecorded,
             )
         self._seen[lane.number] = (index, now, hooks, writing)
+
+    def _steps(self, lane: Lane) -> int:
+        return lane.recorder.index - self._first.get(lane.number, 0)
 
     def _hooks(self) -> float:
         return self._noting + sum(lane.recorder.seconds for lane in self._lanes)

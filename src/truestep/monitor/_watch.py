@@ -6,6 +6,7 @@ import atexit
 import json
 import sys
 import time
+import weakref
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,18 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from truestep.core import Step
+from truestep.core import Step, never, warn
 from truestep.monitor._budget import Cadence
 from truestep.monitor._facts import kinds, named_parameters, run_facts
-from truestep.monitor._inputs import (
-    Optimizers,
-    checked_parameters,
-    held,
-    named_optimizers,
-    never,
-    number_or_scalar,
-    warn,
-)
+from truestep.monitor._inputs import Optimizers, checked_parameters, held, named_optimizers, number_or_scalar
 from truestep.monitor._lane import Lane
 from truestep.monitor._ledger import Ledger, Number
 from truestep.monitor._meter import Meter
@@ -141,7 +134,9 @@ class Watch:
             raise
         self._meter = Meter(tuple(self._lanes.values()), self._store, cadence)
         self._register(parameters)
-        atexit.register(self._at_exit)
+        self._let_go = weakref.finalize(self, _let_go, self._ledger, self._store)  # when the optimizer is gone
+        self._let_go.atexit = False  # but at exit before the store's own hook, which is older
+        atexit.register(self._let_go)
 
     # --- what a user calls
 
@@ -203,6 +198,8 @@ class Watch:
             "next_step": {name: lane.recorder.index for name, lane in self._lanes.items()},
             "log_first": self._ledger.log_first,
             "period": self._cadence.period,
+            "cost_seconds": self._meter.spent(),
+            "wall_seconds": self._meter.wall(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -221,6 +218,7 @@ class Watch:
         for name, index in state["next_step"].items():
             if name in self._lanes:
                 self._lanes[name].recorder.index = index
+        self._meter.resume(state.get("cost_seconds", 0.0), state.get("wall_seconds", 0.0))
         if self._store:
             self._store.resume(state["run"], dict(state["next_step"]))
             self._warn_of_store()
@@ -230,11 +228,15 @@ class Watch:
         if self._closed:
             return
         self._closed = True
-        atexit.unregister(self._at_exit)
+        self._let_go.detach()
+        atexit.unregister(self._let_go)
         for lane in self._lanes.values():
             lane.recorder.close()
-        self._ledger.settle()
-        self.flush()
+        try:
+            self._ledger.settle()
+            self.flush()
+        except Exception as error:  # noqa: BLE001 - the record is closed all the same, and nobody's run is stopped
+            warn(f"truestep: the last rows of the record are lost: {_told(error)}")
         if self._store:
             self._store.close(status)
             self._warn_of_store()
@@ -341,9 +343,6 @@ class Watch:
             self._warned = True
             warn(self._store.failure)
 
-    def _at_exit(self) -> None:
-        self.close("failed" if getattr(sys, "last_value", None) is not None else "finished")
-
     def _register(self, parameters: Mapping[str, Tensor]) -> None:
         """Write down every block of the model, also those that no optimizer holds."""
         if self._store is None:
@@ -367,6 +366,13 @@ class Watch:
 
 def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def _let_go(ledger: Ledger, store: Store | None) -> None:
+    """Close the record of a watch that nobody closed: its optimizer is gone, or the process ends."""
+    if store is not None:
+        ledger.settle()
+        store.close("failed" if getattr(sys, "last_value", None) is not None else "finished")
 
 
 def _nowhere(_: object) -> None:

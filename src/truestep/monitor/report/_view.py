@@ -31,7 +31,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class EventLine:
     """A line of the events' table; `after` is the time since the first step in words."""
 
     after: str
@@ -56,7 +56,7 @@ class View:
     heat: list[Layer]
     lines: list[Layer]
     losses: list[Losses]
-    events: list[Event]
+    events: list[EventLine]
     event_counts: dict[str, int]
     notes: list[str]
     width: int
@@ -168,11 +168,11 @@ def _lrs(run: Record, rules: dict[int, Optimizer], spans: dict[int, Span]) -> di
     return out
 
 
-def _events(run: Record, spans: dict[int, Span]) -> tuple[list[Event], dict[str, int]]:
+def _events(run: Record, spans: dict[int, Span]) -> tuple[list[EventLine], dict[str, int]]:
     told, counts = _queries.events(run)
     start = min((span.began for span in spans.values()), default=told[0][0] if told else 0.0)
     lines = [
-        Event(_since(time - start), f"{name} step {step:,}" if step is not None else name, kind, text)
+        EventLine(_since(time - start), f"{name} step {step:,}" if step is not None else name, kind, text)
         for time, name, step, kind, text in told
     ]
     return lines, counts

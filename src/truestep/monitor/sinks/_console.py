@@ -78,6 +78,8 @@ def _effective_lr(step: Step) -> dict[str, float]:
 
 
 def _median_ratio(now: Mapping[str, float], start: Mapping[str, float]) -> float:
-    ratios = torch.tensor([value / start[name] for name, value in now.items() if start.get(name)], dtype=torch.float64)
+    ratios = torch.tensor(
+        [value / start[name] for name, value in now.items() if start.get(name)], dtype=torch.float64, device="cpu"
+    )
     ratios = ratios[torch.isfinite(ratios)]
     return float(ratios.median()) if ratios.numel() else nan

@@ -101,6 +101,12 @@ def used_bytes(connection: sqlite3.Connection) -> int:
     return (count - free) * size
 
 
+def is_locked(error: Exception) -> bool:
+    """Whether another program held the record for longer than `LOCK_SECONDS`: nothing is broken, later it may do."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
 def one_line(error: Exception) -> str:
     """The error in one line, with SQLite's own name for it where it has one."""
     name = getattr(error, "sqlite_errorname", None)

@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from truestep.monitor._inputs import warn
+from truestep.core import warn
 from truestep.monitor._run import Run, load_run
 from truestep.monitor.sinks import _process
-from truestep.monitor.sinks._file import one_line, settle
+from truestep.monitor.sinks._file import LOCK_SECONDS, is_locked, one_line, settle
 from truestep.monitor.sinks._place import Place
 from truestep.monitor.sinks._rows import Batch
 from truestep.monitor.sinks._worker import Worker
 from truestep.monitor.sinks._writer import Writer
 
 WAKE_ROWS: Final = 20_000  # rows that wake the writer before its time
+FLUSH_SECONDS: Final = 30.0  # training waits no longer for a disk
 
 
 class Record:
@@ -44,6 +45,8 @@ class Record:
         self._batch, self._facts = batch, facts
         self._max_bytes, self._commit_every = max_bytes, commit_every
         self._held = False
+        self._locked = ""  # the error of the last commit that found the record locked by another program
+        self._told = False  # that the rows are late
         self._lock = threading.RLock()  # held while the database is used
         _process.hook()
 
@@ -69,16 +72,26 @@ class Record:
             warn(found[0], stacklevel=5)
 
     def flush(self) -> None:
-        """Return when all handed over so far is committed, or recording has ended."""
+        """Return when all handed over so far is committed, or recording has ended; or warn that it takes long."""
         self.open()
-        if self.worker is not None and not self.over:
-            self.worker.wait()
+        if self.worker is None or self.over:
+            return
+        served = self.worker.wait(FLUSH_SECONDS)
+        if served and not self._locked:
+            self._told = False
+        elif not self._told:
+            self._told = True
+            why = self._locked or f"no answer within {FLUSH_SECONDS:g} s"
+            warn(f"run record {self.place} is late ({why}); training goes on, rows wait in memory", stacklevel=5)
 
     def leave(self) -> None:
         """Commit everything and close the record without saying how the run ended."""
         self.open()
-        if self.worker is not None:
-            self.worker.stop()
+        if self.worker is not None and not self.worker.stop(LOCK_SECONDS + FLUSH_SECONDS):
+            self._desert()
+            return
+        if self._locked and not self.over:
+            self.failure = f"run record {self.place} stayed locked ({self._locked}); its last rows are lost"
         if self.writer is not None and self.place.path is not None:
             connection = self.writer.connection
             self._guarded(lambda: settle(connection))
@@ -117,13 +130,25 @@ class Record:
 
     def _work(self) -> bool:
         self._guarded(self._commit)
+        if self.over:  # deserted, and yet the disk answered
+            self._end()
         return not self.over
 
     def _commit(self) -> None:
         batch = self._batch.take()
-        if batch and self.writer is not None:
+        if not batch or self.writer is None:
+            return
+        try:
             self.writer.write(batch)
-            self.place.check()
+        except sqlite3.OperationalError as error:
+            if not is_locked(error):
+                raise
+            self._locked = one_line(error)
+            self._batch.put_back(batch)  # for the next time
+            return
+        self._locked = ""
+        self.writer.fit()
+        self.place.check()
 
     def _guarded(self, action: Callable[[], object]) -> None:
         """Do it with the database to ourselves; an error ends the recording, not the training."""
@@ -134,6 +159,13 @@ class Record:
         except Exception as error:  # noqa: BLE001 - whatever it is, training goes on
             self.failure = f"run record {self.place} cannot be written ({one_line(error)}); training goes on unrecorded"
             self._end()
+
+    def _desert(self) -> None:
+        """The disk hangs, and the writer with it: end the record without waiting for them."""
+        self.failure = f"run record {self.place} got no answer from its disk; what was not yet written is lost"
+        self.over, self.patience = True, -1
+        self._batch.clear()
+        _process.leave(self)
 
     def _end(self) -> None:
         """Close the record. One in memory can still be read."""

@@ -48,6 +48,11 @@ class Batch:
             _take(self.meta),
         )
 
+    def put_back(self, taken: Batch) -> None:
+        """Rows that could not be written stand before those that came since."""
+        for column in reversed(fields(self)):  # as `take` does: what is named by other rows is there when they are
+            getattr(self, column.name)[:0] = getattr(taken, column.name)
+
     def clear(self) -> None:
         """Drop all rows."""
         for column in fields(self):

@@ -20,7 +20,7 @@ class Worker:
         self._action, self._interval = action, interval
         self._wake = threading.Event()
         self._done = threading.Condition()
-        self._asked = self._served = 0
+        self._asked = self._served = self._missed = 0
         self._stopping = self._ended = False
         self._thread = threading.Thread(target=self._work, name="truestep-writer", daemon=True)
         self._thread.start()
@@ -29,19 +29,28 @@ class Worker:
         """Call `action` now, and do not wait for it."""
         self._wake.set()
 
-    def wait(self) -> None:
-        """Return after a call of `action` that began later than this one, or when there will be no more."""
+    def wait(self, seconds: float) -> bool:
+        """Return True after a call of `action` that began later than this one, or when there will be no more.
+
+        False when `seconds` were not enough; until `action` has answered that call, nobody waits for it again.
+        """
         with self._done:
+            if self._served < self._missed and not self._ended:
+                return False
             self._asked += 1
             ticket = self._asked
             self._wake.set()
-            self._done.wait_for(lambda: self._served >= ticket or self._ended)
+            served = self._done.wait_for(lambda: self._served >= ticket or self._ended, seconds)
+            if not served:
+                self._missed = ticket
+            return served
 
-    def stop(self) -> None:
-        """Call `action` a last time and end the thread."""
+    def stop(self, seconds: float) -> bool:
+        """Call `action` a last time and end the thread; False if it has not ended after `seconds`."""
         self._stopping = True
         self._wake.set()
-        self._thread.join()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while not self._ended:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from truestep.core import Step
 from truestep.monitor._schema import ASKED, TOOK
-from truestep.monitor.sinks._file import transaction, used_bytes
+from truestep.monitor.sinks._file import is_locked, transaction, used_bytes
 from truestep.monitor.sinks._rows import Batch, ScalarRow, flat_blocks, flat_numbers, insert
 from truestep.monitor.sinks._thin import thin_blocks, thin_scalars
 
@@ -52,9 +53,27 @@ class Writer:
         self._blocks: dict[str, int] = dict(connection.execute("SELECT name, id FROM block").fetchall())
         self._keys: dict[int | None, int | None] = {None: None}  # a resumed record has its own optimizer ids
         self._seen: dict[int, tuple[tuple[str, ...], Float64[Tensor, " blocks"]]] = {}
+        self._lrs: dict[tuple[int | None, int], float | None] = {}  # last written, by optimizer and param_group
 
     def write(self, batch: Batch) -> None:
-        """Commit the batch, then thin the record as long as it is too large."""
+        """Commit the batch; after an error nothing of it is there, and it can be written again."""
+        try:
+            self._commit(batch)
+        except BaseException:
+            self._forget()
+            raise
+
+    def fit(self) -> None:
+        """Thin the record as long as it is too large; where another program holds it, after the next batch."""
+        try:
+            self.bytes = used_bytes(self.connection)
+            while self.bytes >= FULL * self._max_bytes and self.period < LONGEST_PERIOD:
+                self._thin()
+        except sqlite3.OperationalError as error:
+            if not is_locked(error):
+                raise
+
+    def _commit(self, batch: Batch) -> None:
         with transaction(self.connection):
             self.connection.executemany(_SET, batch.meta)
             for handle, *row in batch.optimizers:
@@ -64,14 +83,17 @@ class Writer:
             for step in batch.steps:
                 self._write_step(step)
             self._write_scalars(batch.scalars)
-            lrs = flat_numbers(batch.schedule)
-            lrs[::4] = [self._keys[handle] for handle in lrs[::4]]
-            insert(self.connection, "INSERT OR REPLACE INTO schedule", 4, lrs)
+            self._write_schedule(batch.schedule)
             for moment, handle, index, kind, text in batch.events:
                 self._event(kind, text, moment, self._keys[handle], index)
-        self.bytes = used_bytes(self.connection)
-        while self.bytes >= FULL * self._max_bytes and self.period < LONGEST_PERIOD:
-            self._thin()
+
+    def _forget(self) -> None:
+        """Take over what the record says: ids given in a transaction that was rolled back are nobody's."""
+        self._seen.clear()
+        self._lrs.clear()
+        with suppress(sqlite3.Error):  # a disk that fails here fails again at the next batch
+            self._optimizers = dict(self.connection.execute("SELECT name, id FROM optimizer").fetchall())
+            self._blocks = dict(self.connection.execute("SELECT name, id FROM block").fetchall())
 
     def rewind(self, next_step: Mapping[str, int], meta: Mapping[str, str]) -> None:
         """Take back what an interrupted run recorded from its checkpoint's step on; the run keeps its id and age."""
@@ -116,7 +138,7 @@ class Writer:
 
     def _block_ids(self, key: int, names: tuple[str, ...]) -> Float64[Tensor, " blocks"]:
         seen, ids = self._seen.get(key, (None, None))
-        if ids is None or seen is not names:  # a recorder hands over the same tuple until its blocks change
+        if ids is None or seen != names:  # a new tuple at every step, of the same strings: compared by their addresses
             for name in names:
                 if name not in self._blocks:
                     self._register("block", _BLOCK, self._blocks, [name, None, None, None, None, key])
@@ -131,6 +153,16 @@ class Writer:
         flat[::6] = [self._keys[handle] for handle in flat[::6]]
         flat[5::6] = [1 if skipped else 0 for skipped in flat[5::6]]
         insert(self.connection, "INSERT OR REPLACE INTO step", 6, flat)
+
+    def _write_schedule(self, rows: list[tuple[int, int, int, Any]]) -> None:
+        """Rows whose lr differs from the last one written: a training loop cannot compare a tensor without waiting."""
+        flat, kept = flat_numbers(rows), list[Any]()
+        for handle, index, group, lr in zip(*(flat[i::4] for i in range(4)), strict=True):
+            place, value = (self._keys[handle], group), None if lr != lr else lr  # nan is stored as NULL  # noqa: PLR0124
+            if place not in self._lrs or self._lrs[place] != value:
+                self._lrs[place] = value
+                kept += (self._keys[handle], index, group, value)
+        insert(self.connection, "INSERT OR REPLACE INTO schedule", 4, kept)
 
     def _thin(self) -> None:
         """Double the period of the recorded steps; if that frees little, of the rows of every step too."""
