@@ -26,6 +26,7 @@ from benchmarks import peers
 from benchmarks.models import Job, gpt, mlp, resnet
 from benchmarks.pairs import compare
 
+WIDTH = 0.5  # per cent: the 95 % intervals are to be narrower
 RESULTS = Path(__file__).parent / "results" / "watch.json"
 # Job, steps in a round at least, steps to settle "auto", seconds for "auto" and for every step.
 JOBS: dict[str, tuple[Callable[[], Job], int, int, float, float]] = {
@@ -36,10 +37,14 @@ JOBS: dict[str, tuple[Callable[[], Job], int, int, float, float]] = {
 }
 
 
-def repeated(step: Callable[[], None], times: int) -> Callable[[], None]:
+def repeated(step: Callable[[], None], times: int, after: Callable[[], None] | None = None) -> Callable[[], None]:
+    """The step over and over, and then, in a watched run, all of the record's writing."""
+
     def run() -> None:
         for _ in range(times):
             step()
+        if after:
+            after()
 
     return run
 
@@ -59,9 +64,14 @@ def bench(name: str) -> dict[str, object]:
         repeated(auto.step, settle)()
         period = watch._cadence.period  # a round holds whole periods, so that each holds its share of recorded steps
         steps = max(least, period)
+        watch._cadence.auto = False  # between its rounds the others run: it would take the steps to be slow ones
         plain, twin = same(make), same(make)
-        arms = {"plain": plain, "A/A": twin, "watch(every='auto')": auto}
-        out = compare({k: repeated(v.step, steps) for k, v in arms.items()}, rounds=2000, seconds=seconds)
+        arms = {
+            "plain": repeated(plain.step, steps),
+            "A/A": repeated(twin.step, steps),
+            "watch(every='auto')": repeated(auto.step, steps, watch.flush),
+        }
+        out = compare(arms, width=WIDTH, seconds=seconds)
         rows = {key: asdict(value) for key, value in out.items()}
         print(f"{name}: period {period}, rounds of {steps} steps")
         for key, value in out.items():
@@ -70,16 +80,17 @@ def bench(name: str) -> dict[str, object]:
         if not seconds_every:
             return {"period": period, "steps a round": steps, "overhead, per cent": rows}
         every = same(make)
-        stack.enter_context(truestep.watch(every.model, every.optimizer, directory / "all", every=1, console=None))
+        watch = truestep.watch(every.model, every.optimizer, directory / "all", every=1, console=None)
+        stack.enter_context(watch)
+        few = max(least // 4, 4)
         arms = {
-            "plain": plain.step,
-            "A/A": twin.step,
-            "watch(every=1)": every.step,
-            "peer: .item() loop": peers.item_loop(same(make)),
-            "peer: foreach, float32": peers.foreach(same(make)),
+            "plain": repeated(plain.step, few),
+            "A/A": repeated(twin.step, few),
+            "watch(every=1)": repeated(every.step, few, watch.flush),
+            "peer: .item() loop": repeated(peers.item_loop(same(make)), few),
+            "peer: foreach, float32": repeated(peers.foreach(same(make)), few),
         }
-        few = max(least // 4, 1)
-        out = compare({k: repeated(v, few) for k, v in arms.items()}, rounds=400, seconds=seconds_every)
+        out = compare(arms, width=WIDTH, seconds=seconds_every)
         for key, value in out.items():
             print(f"  {key:24} {value}", flush=True)
         rows |= {f"every step, {key}": asdict(value) for key, value in out.items()}

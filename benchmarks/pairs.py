@@ -33,24 +33,26 @@ class Ratio:
         return f"{self.cpu:+6.2f} % [{self.low:+.2f}, {self.high:+.2f}] (wall {self.wall:+.2f} %)"
 
 
-def compare(arms: Mapping[str, Callable[[], None]], *, rounds: int, seconds: float) -> dict[str, Ratio]:
-    """Run all arms in a new order each round; stops after `rounds`, or `seconds` (of wall time, for all).
+def compare(arms: Mapping[str, Callable[[], None]], *, width: float, seconds: float) -> dict[str, Ratio]:
+    """Run all arms in a new order each round, until every interval is narrower than `width` per cent, or `seconds`.
 
-    The first arm is what the others are divided by; a second copy of it among them shows the noise.
+    The first arm is what the others are divided by; a second copy of it among them shows the noise. An arm that works
+    in a thread must wait for it before it returns, so that no other arm's turn is charged with it.
     """
     names, order = list(arms), random.Random(0)
     cpu: dict[str, list[float]] = {name: [] for name in names}
     wall: dict[str, list[float]] = {name: [] for name in names}
     start = time.perf_counter()
-    for done in range(rounds):
+    while True:
         for name in order.sample(names, len(names)):
             before = time.process_time(), time.perf_counter()
             arms[name]()
             cpu[name].append(time.process_time() - before[0])
             wall[name].append(time.perf_counter() - before[1])
-        if time.perf_counter() - start > seconds and done >= 10:
-            break
-    return {name: ratio(cpu[name], cpu[names[0]], wall[name], wall[names[0]]) for name in names[1:]}
+        found = {name: ratio(cpu[name], cpu[names[0]], wall[name], wall[names[0]]) for name in names[1:]}
+        done = len(cpu[names[0]])
+        if done >= 15 and (time.perf_counter() - start > seconds or all(r.width < width for r in found.values())):
+            return found
 
 
 def ratio(cpu: list[float], cpu_base: list[float], wall: list[float], wall_base: list[float]) -> Ratio:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from tests.monitor.loops import Loop
 from typer.main import get_command
 from typer.testing import CliRunner, Result
@@ -248,6 +249,61 @@ def test_a_demo_that_is_stopped_says_where_its_records_are(tmp_path: Path, monke
 def test_a_demo_without_its_packages_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "truestep.lab.demo", None)
     assert_one_line(truestep("demo", "--dir", tmp_path), "the demo needs", "pip install 'truestep[lab]'")
+
+
+# --- what was called wrongly
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
+    """The exit code of `truestep` with these words."""
+    monkeypatch.setattr(sys, "argv", ["truestep", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+WRONG = {
+    "report": ("truestep report: Missing argument", "RUN"),
+    "bogus": ("truestep: No such command 'bogus'",),
+    "--bogus": ("truestep: No such option", "--bogus"),
+    "demo --steps x": ("truestep demo: Invalid value for '--steps'", "integer"),
+    "demo --steps 0": ("truestep demo: Invalid value for '--steps'", "1"),
+    "lab bogus": ("truestep lab: No such command 'bogus'",),
+    "lab run --seeds x": ("truestep lab run: Invalid value for '--seeds'", "integer"),
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_a_wrong_call_is_one_line_that_says_what_is_wrong_and_where_to_look(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, *line.split()) == 2
+    out, err = capsys.readouterr()
+    start, *words = WRONG[line]
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(start)
+    assert all(word in err for word in words), err
+    assert err.endswith(f"; see `{start.partition(':')[0]} --help`\n")
+
+
+def test_the_exit_codes_are_those_of_the_commands(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, "--version") == 0
+    assert called(monkeypatch, "report", str(run_dir)) == 0
+    assert called(monkeypatch, "report", str(run_dir / "none")) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert called(monkeypatch) in {0, 2}  # as the installed typer and click have it
+    assert "Usage: truestep" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, typer.Abort])
+def test_ctrl_c_is_130(error: type[BaseException], run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "load_run", stopped)
+    assert called(monkeypatch, "report", str(run_dir)) == 130
 
 
 # --- as a user calls it

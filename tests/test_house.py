@@ -19,6 +19,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TESTED_ELSEWHERE: dict[str, str] = {
     "core/_step.py": "two dataclasses without behaviour; test_recorder fills them",
     "monitor/_schema.py": "the text of the tables; test_sqlite and test_run write and read them",
+    "monitor/report/_arrays.py": "how figures hold their numbers; test_figures unpacks them",
+    "monitor/report/_axes.py": "the axes of the figures; test_figures has their laws",
+    "monitor/report/_heat.py": "one of the figures; test_figures draws it with the others",
+    "monitor/report/_names.py": "names in figures; test_figures has their laws",
+    "monitor/report/_view.py": "all that the page is told; test_page reads it there",
+    "monitor/sinks/_file.py": "the file as such; test_disk and test_record make, lock and break it",
+    "monitor/sinks/_process.py": "the process's end and its forks; test_record ends and forks processes",
+    "monitor/sinks/_rows.py": "the rows' way into the file; test_sqlite and test_writer compare both ends",
 }
 
 

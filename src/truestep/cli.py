@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 try:
     import typer
@@ -17,6 +17,8 @@ except ImportError as error:  # the command is installed with the library, its p
 
 from truestep import __version__
 from truestep.monitor import Run, load_run, write_report
+
+USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[2]  # ClickException, of click or of the copy that typer carries
 
 app = typer.Typer(
     name="truestep",
@@ -126,4 +128,21 @@ _mount_lab()
 
 def main() -> None:
     """Run the command line; what a user did wrong is one line and exit code 2."""
-    app()
+    try:
+        code = app(prog_name="truestep", standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except USAGE_ERROR as error:
+        sys.exit(_told(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _told(error: Any) -> int:
+    """Say what is wrong and what to do; returns the exit code."""
+    message = " ".join(error.format_message().split())
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "truestep"
+    if type(error).__name__ == "NoArgsIsHelpError":  # a bare `truestep`: its help was printed, or is the message
+        typer.echo(error.format_message(), err=True)
+    else:
+        typer.echo(f"{command}: {message.removesuffix('.')}; see `{command} --help`", err=True)
+    return error.exit_code

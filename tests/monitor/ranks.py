@@ -94,7 +94,8 @@ def on(rank: int, only: int, step: int, target: Any, name: str) -> dict[str, Any
 
     def at_step(index: int) -> contextlib.AbstractContextManager[Any]:
         failing = fails and index == step
-        return mock.patch.object(target, name, boom) if failing else contextlib.nullcontext()
+        broken = property(boom) if isinstance(target, type) else boom  # a class's attributes raise when they are read
+        return mock.patch.object(target, name, broken, create=True) if failing else contextlib.nullcontext()
 
     return {"at_step": at_step}
 
@@ -114,7 +115,7 @@ def failing(rank: int, folder: Path) -> dict[str, Any]:
     places = {
         "measuring a block, rank 1": on(rank, 1, 4, _measure, "block_products"),
         "what was asked, rank 1": on(rank, 1, 4, _recorder, "asked_of"),
-        "on an unrecorded step, rank 1": on(rank, 1, 5, _watch.Ledger, "end"),
+        "on an unrecorded step, rank 1": on(rank, 1, 5, _watch.Ledger, "log_first"),
         "the every-step path, rank 1": on(rank, 1, 4, _watch.Ledger, "end"),
         "the meter, rank 1": on(rank, 1, 4, _watch.Meter, "recorded"),
         "the store, rank 0": on(rank, 0, 4, Store, "step"),

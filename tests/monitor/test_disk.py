@@ -2,7 +2,9 @@
 
 import resource
 import sqlite3
+import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from tests.monitor.written import column, write
 
 from truestep.monitor._schema import FILE
-from truestep.monitor.sinks import Store, _file
+from truestep.monitor.sinks import Store, _file, _record
 
 
 def assert_unrecorded(store: Store, *words: str) -> None:
@@ -127,3 +129,64 @@ def test_where_write_ahead_logging_is_refused_a_rollback_journal_serves(
     assert column(tmp_path / FILE, "SELECT step FROM step") == list(range(10))
     store.close()
     assert store.failure is None
+
+
+def test_a_record_locked_by_another_program_is_written_when_it_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_file, "LOCK_SECONDS", 0.01)
+    store = Store(tmp_path, meta={}, commit_every=0.01)
+    write(store, range(10))
+    store.flush()
+    with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        write(store, range(10, 20))
+        store.event("tag", "once")
+        with pytest.warns(RuntimeWarning, match=r"is late \(database is locked, SQLITE_BUSY\); training goes on"):
+            store.flush()
+        write(store, range(20, 30))
+        store.flush()  # told already
+        assert store.failure is None
+        other.execute("COMMIT")
+    store.close()
+    assert store.failure is None
+    assert column(tmp_path / FILE, "SELECT step FROM step") == list(range(30))
+    assert column(tmp_path / FILE, "SELECT DISTINCT step FROM block_step ORDER BY step") == list(range(30))
+    assert column(tmp_path / FILE, "SELECT text FROM event") == ["once"]
+
+
+def test_a_record_that_is_locked_to_the_end_says_what_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_file, "LOCK_SECONDS", 0.01)
+    store = Store(tmp_path, meta={})
+    write(store, range(10))
+    store.flush()
+    with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        write(store, range(10, 20))
+        store.close()
+    assert store.failure is not None
+    assert "stayed locked (database is locked, SQLITE_BUSY); its last rows are lost" in store.failure
+    assert column(tmp_path / FILE, "SELECT step FROM step") == list(range(10))
+
+
+def test_a_disk_that_hangs_keeps_neither_a_flush_nor_the_end_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_record, "FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(_record, "LOCK_SECONDS", 0.0)
+    store, answer = Store(tmp_path, meta={}), threading.Event()
+    store.open()
+    commit = store._record.writer.write
+    monkeypatch.setattr(store._record.writer, "write", lambda batch: (answer.wait(60), commit(batch)))
+    write(store, range(5))
+    with pytest.warns(RuntimeWarning, match=r"is late \(no answer within 0\.01 s\); training goes on"):
+        store.flush()
+    store.flush()
+    assert store.failure is None
+    store.close()
+    assert "got no answer from its disk" in str(store.failure)
+    write(store, range(5, 9))
+    answer.set()
+    assert store._record.worker.stop(60.0)
+    assert column(tmp_path / FILE, "SELECT step FROM step") == list(range(5))
+    assert [file.name for file in tmp_path.iterdir()] == [FILE]  # closed after all

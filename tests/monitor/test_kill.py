@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.monitor.loops import Loop
 from tests.monitor.written import NAMES, a_step, column, rows, write
 
 from truestep.monitor._run import load_run
@@ -31,15 +32,20 @@ def nursery() -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def until_killed(nursery: subprocess.Popen[str], order: dict[str, object], patience: float) -> int:
-    """Have a writer record, kill it after its first report and `patience` seconds; returns what it had flushed."""
+def until_killed(
+    nursery: subprocess.Popen[str], order: dict[str, object], patience: float, *, reported: int | None = None
+) -> int:
+    """Have a writer record, kill it `patience` seconds after its first report; returns what it had flushed.
+
+    Where one before it `reported` something, its own first report is not waited for.
+    """
     assert nursery.stdin is not None
     assert nursery.stdout is not None
     nursery.stdin.write(json.dumps(order) + "\n")
-    pid, first = int(nursery.stdout.readline()), int(nursery.stdout.readline())
+    pid = int(nursery.stdout.readline())
+    reports = [int(nursery.stdout.readline()) if reported is None else reported]
     time.sleep(patience)
     os.kill(pid, signal.SIGKILL)
-    reports = [first]
     while (line := nursery.stdout.readline()) != "dead\n":
         if line.endswith("\n"):
             reports.append(int(line))
@@ -92,3 +98,31 @@ def test_the_next_run_renames_what_was_killed_with_all_that_was_committed(
     assert not list(tmp_path.glob("*-wal"))
     assert len(column(older, "SELECT step FROM step")) >= flushed
     assert column(tmp_path / "run.db", "SELECT step FROM step") == [0, 1, 2]
+
+
+def test_a_watched_run_killed_twenty_times_is_one_run_without_gap_or_double(
+    tmp_path: Path, nursery: subprocess.Popen[str]
+) -> None:
+    rng, path, saved = random.Random(1), tmp_path / "run.db", {0}
+    for kill in range(KILLS):
+        anywhere = max(saved) if kill % 4 == 3 else None  # while it starts and resumes, too
+        reported = until_killed(nursery, {"run_dir": str(tmp_path)}, rng.uniform(0.0, 0.2), reported=anywhere)
+        state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["watch"]
+        saved |= set(state["next_step"].values())
+        assert column(path, "PRAGMA integrity_check") == ["ok"]
+        with load_run(tmp_path) as run:
+            steps, losses = run.losses()
+            assert run.meta["id"] == state["run"]
+        assert len(steps) >= max(saved) >= reported
+        assert steps.tolist() == list(range(len(steps)))
+    loop = Loop()
+    loop.train(None, 0, len(steps))  # as if nobody had killed it
+    assert losses.tolist()[: max(saved)] == loop.losses[: max(saved)]
+    resumed = column(path, "SELECT step FROM event WHERE kind = 'resume'")
+    assert len(resumed) > KILLS // 2
+    assert set(resumed) <= saved
+    (blocks,) = column(path, "SELECT count(*) FROM block")
+    counts = rows(path, "SELECT step, count(*) FROM block_step GROUP BY step")
+    assert counts[: max(saved)] == [(index, blocks) for index in range(max(saved))]
+    assert column(path, "SELECT count(*) FROM optimizer") == [1]
+    assert [file.name for file in tmp_path.glob("*.db")] == ["run.db"]  # never begun anew

@@ -114,6 +114,7 @@ class Plain(Optimizer):
 
 def test_a_rule_without_an_lr_has_no_schedule_and_no_trouble() -> None:
     watched = Watched(Plain([nn.Parameter(torch.ones(2))]))
+    watched.lane._ledger.log(0.5, None)
     watched.optimizer.step()
     assert watched.rows() == []
     watched.lane._ledger.settle()
@@ -125,9 +126,21 @@ def test_every_step_is_told_with_its_time_and_the_lane_s_number(monkeypatch: pyt
     watched = Watched(SGD(groups(), lr=0.1))
     monkeypatch.setattr(_lane.time, "time", lambda: 1000.0 + next(ticks))
     for _ in range(3):
+        watched.lane._ledger.log(0.5, 2)
         watched.optimizer.step()
-    watched.lane._ledger.settle()
-    assert watched.emitted == [(1, step, 1000.0 + step, None, None, False) for step in range(3)]
+    assert watched.emitted == [(1, step, 1000.0 + step, 0.5, 2, False) for step in range(3)]
+
+
+def test_where_nobody_logs_a_step_that_is_not_recorded_has_no_row_until_it_is_the_last() -> None:
+    watched = Watched(SGD(groups(), lr=0.1))
+    watched.optimizer.step()
+    watched.optimizer.step()
+    assert watched.emitted == []
+    row = watched.lane.unnoted()
+    assert row is not None
+    assert (row[0], row[1], *row[3:]) == (1, 1, None, None, False)
+    watched.lane.resume(7)
+    assert watched.lane.unnoted() is None
 
 
 def test_the_optimizer_is_registered_with_its_rule_and_settings() -> None:

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import threading
 import weakref
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from tests.monitor.written import column, in_a_process, write
 
 from truestep.monitor._schema import FILE
 from truestep.monitor.sinks import Store
-from truestep.monitor.sinks._worker import Worker
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -149,28 +147,3 @@ def test_a_closed_store_is_let_go() -> None:
     del store
     gc.collect()
     assert [ref() for ref in gone] == [None, None]
-
-
-def test_a_flush_in_the_middle_of_a_commit_waits_for_the_next_one() -> None:
-    began, go = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
-    calls = iter(range(2))
-
-    def commit() -> bool:
-        call = next(calls)
-        began[call].set()
-        return go[call].wait(60) and call == 0
-
-    worker = Worker(commit, 1e6)
-    worker.wake()
-    began[0].wait(60)
-    flush = threading.Thread(target=worker.wait)
-    flush.start()
-    while worker._asked == 0:
-        flush.join(0.001)
-    go[0].set()  # what was handed over before the flush may not be in this one
-    assert began[1].wait(60)
-    flush.join(0.1)
-    assert flush.is_alive()
-    go[1].set()
-    flush.join(60)
-    assert not flush.is_alive()

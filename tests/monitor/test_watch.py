@@ -246,3 +246,27 @@ def test_a_full_record_is_thinned_and_recorded_more_seldom_from_there_on(tmp_pat
         assert {event.kind for event in record.events} == {"thinned"}
     assert period >= 2
     assert indices == list(range(0, 60, period))
+
+
+def test_without_a_log_call_recorded_steps_and_the_last_one_have_a_row(tmp_path: Path) -> None:
+    loop = Loop()
+    with loop.watch(tmp_path, every=4):
+        for step in range(11):
+            loop.backward(step)
+            loop.optimizer.step()
+    with load_run(tmp_path) as run:
+        assert run.query("SELECT step FROM step ORDER BY step") == [(0,), (4,), (8,), (10,)]
+
+
+def test_a_first_log_call_after_steps_that_were_not_recorded_belongs_to_the_last_of_them(tmp_path: Path) -> None:
+    loop = Loop()
+    with loop.watch(tmp_path, every=4) as run:
+        for step in range(3):
+            loop.backward(step)
+            loop.optimizer.step()
+        run.log(loss=0.5)
+        loop.backward(3)
+        loop.optimizer.step()
+        run.log(loss=0.25)
+    with load_run(tmp_path) as record:
+        assert record.query("SELECT step, loss FROM step ORDER BY step") == [(0, None), (2, 0.5), (3, 0.25)]

@@ -88,6 +88,7 @@ class Recorder:
         check_hooks(optimizer)
         self.name = name or type(optimizer).__name__
         self.index = 0
+        self.last_recorded = -1  # number of the latest recorded step
         self.seconds = 0.0  # spent on recorded steps, in all
         self._samples: deque[float] = deque(maxlen=5)  # seconds spent on steps that were not recorded
         self._names, self._units = params, frozenset(units)
@@ -280,5 +281,6 @@ class Recorder:
             took=Gram.from_columns(torch.cat([_NO_ROWS, *columns])),
         )
         self.seconds += now(self._optimizer) - start
+        self.last_recorded = self.index
         self._on_step(step)
         return skipped

@@ -54,8 +54,8 @@ def number_or_scalar(value: Any, name: str) -> Number | None:
         return value
     if not isinstance(value, Tensor):
         try:
-            return float(value)
-        except (TypeError, ValueError):
+            return value.__float__()  # not float(): a word is no number
+        except (AttributeError, TypeError, ValueError):
             msg = f"`{name}` must be one number, found a {type(value).__name__}; pass its mean"
             raise ValueError(msg) from None
     if value.numel() != 1:

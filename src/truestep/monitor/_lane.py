@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from truestep.core import Recorder, Step
 from truestep.monitor._facts import settings
-from truestep.monitor._ledger import Ledger
+from truestep.monitor._ledger import Ledger, Row
 from truestep.monitor.sinks import Store
 
 
@@ -48,15 +48,27 @@ class Lane:
             parameters, optimizer, on_step, due=due, name=name, units=units, on_end=self._end, on_error=on_error
         )
         self.number = store.optimizer(name, type(optimizer).__name__, settings(optimizer)) if store else 0
+        self.noted = -1  # the latest step that has a row
         self._ledger, self._store = ledger, store
         self._lrs: list[Any] = []
         self._lr: Any = None  # the first group's as it was last seen; a float that nobody changed is the same object
 
     def _end(self, index: int, skipped: Any) -> None:
-        self._ledger.end(self.number, index, time.time(), skipped)
+        if skipped is not False or self._ledger.log_first is not None or index == self.recorder.last_recorded:
+            self.noted = index
+            self._ledger.end(self.number, index, time.time(), skipped)
         groups = self.optimizer.param_groups
         if groups[0].get("lr") is not self._lr or len(groups) > 1:  # a schedule makes a new number
             self._note_lrs(index, groups)
+
+    def unnoted(self) -> Row | None:
+        """The row of the last step, if it has none: where nobody logs, only recorded steps and the last have one."""
+        last = self.recorder.index - 1
+        return (self.number, last, time.time(), None, None, False) if last > self.noted else None
+
+    def resume(self, index: int) -> None:
+        """Go on with step number `index`."""
+        self.recorder.index, self.noted = index, index - 1
 
     def _note_lrs(self, index: int, groups: Sequence[Mapping[str, Any]]) -> None:
         """A row for each group whose lr changed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import nan
 from typing import Any
 
@@ -23,12 +23,13 @@ class Ledger:
 
     Args:
         emit: Takes the finished row of a step.
+        unnoted: Last steps that `end` was not told of: as long as nobody logs there is nothing to tell.
     """
 
-    def __init__(self, emit: Callable[[Row], None]) -> None:
+    def __init__(self, emit: Callable[[Row], None], unnoted: Callable[[], Iterable[Row]] = tuple) -> None:
         self.log_first: bool | None = None  # before the first call there is no telling
         self.latest: Number | None = None  # of the losses that found their step
-        self._emit = emit
+        self._emit, self._unnoted = emit, unnoted
         self._calls: list[tuple[Number | None, Number | None]] = []
         self._open: dict[int, Row] = {}  # finished steps that wait for their loss
         self._took: set[int] = set()  # optimizers that had their loss in this round
@@ -37,6 +38,7 @@ class Ledger:
     def log(self, loss: Number | None, samples: Number | None) -> None:
         """One call; both may be tensors on any device, nothing is read from them here."""
         if self.log_first is None:
+            self._open |= {row[0]: row for row in self._unnoted()}
             self.log_first = not self._open
         if self.log_first and not self._last_was_log:
             self._calls, self._took = [], set()
@@ -73,6 +75,8 @@ class Ledger:
     def show(self) -> None:
         """Emit the steps that still wait for their loss as they stand; a loss that comes later replaces their rows."""
         if self.log_first is not False:
+            for row in self._unnoted():
+                self._emit(row)
             return
         loss, samples = weighted(self._calls) if self._calls else (None, None)
         self.latest = loss if loss is not None else self.latest

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,7 +21,7 @@ from truestep.monitor._budget import Cadence
 from truestep.monitor._facts import kinds, named_parameters, run_facts
 from truestep.monitor._inputs import Optimizers, checked_parameters, held, named_optimizers, number_or_scalar
 from truestep.monitor._lane import Lane
-from truestep.monitor._ledger import Ledger, Number
+from truestep.monitor._ledger import Ledger, Number, Row
 from truestep.monitor._meter import Meter
 from truestep.monitor._ranks import Ranks
 from truestep.monitor._run import Run
@@ -116,7 +116,8 @@ class Watch:
         self._facts = run_facts(self._ranks.world_size, next(iter(parameters.values())).device.type) | dict(facts)
         self._store = Store(run_dir, meta=self._facts, max_bytes=max_bytes) if self._ranks.writes else None
         self._cadence, self._console = cadence, Console(console if self._ranks.writes else None)
-        self._ledger = Ledger(self._store.scalar if self._store else _nowhere)
+        self._lanes: dict[str, Lane] = {}
+        self._ledger = Ledger(self._store.scalar if self._store else _nowhere, partial(_unnoted, weakref.ref(self)))
         self._known: dict[str, tuple[str, ...]] = {}
         self._nonfinite: set[str] = set()
         self._tags: dict[str, str] = {}
@@ -124,7 +125,6 @@ class Watch:
         self._told_until = 0.0
         self._broken: str | None = None  # why watching must stop
         self._agreed: tuple[str, int] | None = None  # the latest step after which the ranks heard of each other
-        self._lanes: dict[str, Lane] = {}
         try:
             for name, one in optimizers.items():
                 self._lanes[name] = self._lane(name, one)
@@ -137,6 +137,11 @@ class Watch:
         self._let_go = weakref.finalize(self, _let_go, self._ledger, self._store)  # when the optimizer is gone
         self._let_go.atexit = False  # but at exit before the store's own hook, which is older
         atexit.register(self._let_go)
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """What is noted of each optimizer, in the order they were given."""
+        return tuple(self._lanes.values())
 
     # --- what a user calls
 
@@ -217,7 +222,7 @@ class Watch:
             self._cadence.period = state["period"]
         for name, index in state["next_step"].items():
             if name in self._lanes:
-                self._lanes[name].recorder.index = index
+                self._lanes[name].resume(index)
         self._meter.resume(state.get("cost_seconds", 0.0), state.get("wall_seconds", 0.0))
         if self._store:
             self._store.resume(state["run"], dict(state["next_step"]))
@@ -373,6 +378,12 @@ def _let_go(ledger: Ledger, store: Store | None) -> None:
     if store is not None:
         ledger.settle()
         store.close("failed" if getattr(sys, "last_value", None) is not None else "finished")
+
+
+def _unnoted(watch: Callable[[], Watch | None]) -> list[Row]:
+    """Last steps without a row; by a weak reference, since the ledger outlives a watch that nobody closed."""
+    lanes = found.lanes if (found := watch()) is not None else ()
+    return [row for lane in lanes if (row := lane.unnoted()) is not None]
 
 
 def _nowhere(_: object) -> None:
