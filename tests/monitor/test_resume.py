@@ -18,7 +18,7 @@ def interrupted(run_dir: Path, **settings: Any) -> None:
     write(store, range(10), mark=1.0)
     write(store, range(10), mark=1.0, optimizer="AdamW")
     for index in range(10):
-        store.schedule(1, index, 0, 0.1)
+        store.schedule(1, index, 0, 0.1 / (index + 1))
         store.event("tag", f"epoch={index}", 1, index)
     store.event("note", "without a step")
     store.close()
