@@ -51,7 +51,7 @@ def compare(arms: Mapping[str, Callable[[], None]], *, width: float, seconds: fl
             wall[name].append(time.perf_counter() - before[1])
         found = {name: ratio(cpu[name], cpu[names[0]], wall[name], wall[names[0]]) for name in names[1:]}
         done = len(cpu[names[0]])
-        if done >= 15 and (time.perf_counter() - start > seconds or all(r.width < width for r in found.values())):
+        if done >= 10 and (time.perf_counter() - start > seconds or all(r.width < width for r in found.values())):
             return found
 
 
