@@ -23,7 +23,7 @@ class Beside:
         self.steps: list[Step] = []
         self.recorder = Recorder(params, optimizer, self.steps.append, **options)
 
-    def take(
+    def assert_step(
         self,
         step: Callable[[], Any] | None = None,
         grads: Mapping[str, Tensor | None] | None = None,

@@ -56,14 +56,14 @@ class Scaled:
 def test_the_recorded_gradient_is_free_of_the_scale(rule: str, way: str) -> None:
     run = Scaled(rule, way)
     for _ in range(4):
-        run.run.take(run.step, run.backward())
+        run.run.assert_step(run.step, run.backward())
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_scale_that_is_no_power_of_two_costs_float32_roundings_only(way: str) -> None:
     run = Scaled("Adam", way, scale=1000.0)
     for _ in range(2):
-        run.run.take(run.step, run.backward(), tolerance=1e-6)
+        run.run.assert_step(run.step, run.backward(), tolerance=1e-6)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -73,33 +73,33 @@ def test_a_gradient_that_the_user_unscaled_and_clipped_is_not_divided_again(way:
         run.backward()
         run.scaler.unscale_(run.optimizer)
         nn.utils.clip_grad_norm_(run.model.parameters(), 0.01)
-        expected = run.run.take(run.step)
+        expected = run.run.assert_step(run.step)
         assert float(expected.gg.sum().sqrt()) == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("way", ["for loop", "foreach"])
 def test_without_fused_a_skipped_step_never_reaches_the_optimizer(way: str) -> None:
     run = Scaled("momentum", way)
-    run.run.take(run.step, run.backward())
+    run.run.assert_step(run.step, run.backward())
     run.backward(spoil=True)
     run.step()
     assert [step.index for step in run.run.steps] == [0]
     assert run.run.recorder.index == 1
-    run.run.take(run.step, run.backward())
+    run.run.assert_step(run.step, run.backward())
     assert [(step.index, step.skipped) for step in run.run.steps] == [(0, False), (1, False)]
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_with_fused_a_skipped_step_is_recorded_as_one_that_moved_nothing(rule: str) -> None:
     run = Scaled(rule, "fused")
-    run.run.take(run.step, run.backward())
+    run.run.assert_step(run.step, run.backward())
     run.backward(spoil=True)
     run.step()
     skipped = run.run.steps[1]
     assert skipped.skipped
     assert skipped.took.dd.tolist() == [0.0] * 4
     assert skipped.took.gg[0].isinf()
-    run.run.take(run.step, run.backward())
+    run.run.assert_step(run.step, run.backward())
     assert [step.skipped for step in run.run.steps] == [False, True, False]
 
 
@@ -132,7 +132,7 @@ def test_a_subclass_of_a_fused_rule_is_free_of_the_scale_too() -> None:
     run.optimizer = Mine(run.model.parameters(), lr=0.01, fused=True)
     run.run = Beside(named(run.model), run.optimizer)
     for _ in range(4):
-        run.run.take(run.step, run.backward())
+        run.run.assert_step(run.step, run.backward())
 
 
 def test_autocast_to_bfloat16_changes_nothing_for_the_recorder() -> None:
@@ -143,4 +143,4 @@ def test_autocast_to_bfloat16_changes_nothing_for_the_recorder() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             loss = model(torch.randn(8, 5)).square().mean()
         loss.backward()
-        assert bool((run.take().dd > 0).all())
+        assert bool((run.assert_step().dd > 0).all())

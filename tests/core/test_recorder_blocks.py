@@ -12,7 +12,7 @@ from truestep.core import Recorder, Step
 
 def take(run: Beside, model: nn.Module) -> Step:
     backward(model)
-    run.take()
+    run.assert_step()
     return run.steps[-1]
 
 
@@ -64,7 +64,7 @@ def test_a_parameter_frozen_with_its_last_gradient_still_moves_and_is_still_list
     run = Beside(named(model), SGD(model.parameters(), lr=0.1))
     backward(model)
     model[0].weight.requires_grad_(False)
-    expected = run.take()
+    expected = run.assert_step()
     assert run.steps[0].names[0] == "0.weight"
     assert expected.dd[0] > 0
 
@@ -154,7 +154,7 @@ def test_accumulation_is_one_step_with_the_summed_gradient() -> None:
     whole = gradients(model, lambda: model(batch).square().sum() / 8)
     for part in batch.split(2):
         (model(part).square().sum() / 8).backward()
-    run.take(grads=whole, tolerance=1e-6)
+    run.assert_step(grads=whole, tolerance=1e-6)
     assert len(run.steps) == 1
 
 
@@ -165,9 +165,9 @@ def test_two_optimizers_record_each_its_own_blocks_and_count_their_own_steps() -
     muon, adamw = (Beside(named(model), rule) for rule in (Muon(matrices, lr=0.02), AdamW(rest, lr=0.01)))
     for index in range(3):
         backward(model)
-        muon.take()
+        muon.assert_step()
         if index != 1:
-            adamw.take()
+            adamw.assert_step()
     assert [step.optimizer for step in muon.steps + adamw.steps] == ["Muon"] * 3 + ["AdamW"] * 2
     assert [step.index for step in muon.steps + adamw.steps] == [0, 1, 2, 0, 1]
     assert muon.steps[-1].names == ("0.weight", "2.weight")

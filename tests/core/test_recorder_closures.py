@@ -40,12 +40,12 @@ class Problem:
         loss.backward()
         return loss
 
-    def take(self, step: Callable[[], Tensor]) -> None:
+    def assert_step(self, step: Callable[[], Tensor]) -> None:
         """A step, compared with the loss and the gradients at the weights before it."""
         self.batch = torch.randn(8, 5)
         loss, at_w = self.loss().detach(), gradients(self.model, self.loss)
         returned: list[Tensor] = []
-        self.run.take(lambda: returned.append(step()), at_w)
+        self.run.assert_step(lambda: returned.append(step()), at_w)
         assert torch.equal(returned[0].detach(), loss)
 
 
@@ -56,7 +56,7 @@ def test_the_gradient_is_that_of_the_first_evaluation(rule: str, keyword: bool) 
     step, closure = problem.optimizer.step, problem.closure
     for _ in range(NUM_STEPS):
         start = problem.evaluations
-        problem.take((lambda: step(closure=closure)) if keyword else (lambda: step(closure)))
+        problem.assert_step((lambda: step(closure=closure)) if keyword else (lambda: step(closure)))
         several = rule in ("LBFGS", "LBFGS, line search")
         assert (problem.evaluations - start > 1) == several
 
@@ -82,7 +82,7 @@ def test_zeroing_gradients_in_place_inside_the_closure_does_not_show() -> None:
         return loss
 
     for _ in range(NUM_STEPS):
-        problem.take(lambda: problem.optimizer.step(closure))
+        problem.assert_step(lambda: problem.optimizer.step(closure))
 
 
 def test_a_closure_that_clips_is_recorded_with_the_clipped_gradient() -> None:
@@ -100,7 +100,7 @@ def test_a_closure_that_clips_is_recorded_with_the_clipped_gradient() -> None:
 @pytest.mark.parametrize("rule", ["SGD", "LBFGS", "nesterov, foreach"])
 def test_an_exception_in_the_closure_passes_and_the_next_step_is_right(rule: str) -> None:
     problem = Problem(rule)
-    problem.take(lambda: problem.optimizer.step(problem.closure))
+    problem.assert_step(lambda: problem.optimizer.step(problem.closure))
 
     def fails() -> Tensor:
         problem.closure()
@@ -110,7 +110,7 @@ def test_an_exception_in_the_closure_passes_and_the_next_step_is_right(rule: str
         problem.optimizer.step(fails)
     assert len(problem.run.steps) == 1
     for _ in range(2):
-        problem.take(lambda: problem.optimizer.step(problem.closure))
+        problem.assert_step(lambda: problem.optimizer.step(problem.closure))
 
 
 def test_a_step_that_is_not_due_gets_the_closure_itself() -> None:
@@ -134,9 +134,9 @@ def test_a_step_that_is_not_due_gets_the_closure_itself() -> None:
 def test_steps_with_and_without_a_closure_may_alternate() -> None:
     problem = Problem("nesterov, foreach")
     for _ in range(NUM_STEPS):
-        problem.take(lambda: problem.optimizer.step(problem.closure))
+        problem.assert_step(lambda: problem.optimizer.step(problem.closure))
         problem.closure()
-        problem.run.take()
+        problem.run.assert_step()
 
 
 def test_a_rule_that_never_calls_its_closure_used_the_gradients_that_stood() -> None:
@@ -149,4 +149,4 @@ def test_a_rule_that_never_calls_its_closure_used_the_gradients_that_stood() -> 
     for _ in range(3):
         model.zero_grad()
         model(torch.randn(8, 5)).sum().backward()
-        run.take(lambda: run.optimizer.step(lambda: 1 / 0))
+        run.assert_step(lambda: run.optimizer.step(lambda: 1 / 0))

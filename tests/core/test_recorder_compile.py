@@ -42,7 +42,7 @@ def train(rule: str, every: int, *, compiled: bool = True, watched: bool = True)
     for index in range(NUM_STEPS):
         backward(model)
         with torch._dynamo.config.patch(error_on_recompile=index >= SETTLED):
-            step() if run is None or index % every else run.take(step)
+            step() if run is None or index % every else run.assert_step(step)
     assert run is None or [step.index for step in run.steps] == list(range(0, NUM_STEPS, every))
     return list(model.parameters())
 
@@ -83,7 +83,7 @@ def test_a_closure_may_be_handed_to_a_compiled_step() -> None:
             return loss
 
         at_w = torch.autograd.grad(model(batch).square().mean(), model.parameters())
-        run.take(lambda: step(closure), dict(zip(named(model), at_w, strict=True)))
+        run.assert_step(lambda: step(closure), dict(zip(named(model), at_w, strict=True)))
 
 
 class Decays(SGD):
@@ -104,7 +104,7 @@ def test_a_compiled_subclass_that_calls_its_base_s_step_is_recorded_once_and_who
     step = torch.compile(run.optimizer.step, backend="eager")
     for _ in range(3):
         backward(model)
-        run.take(step)
+        run.assert_step(step)
     assert [step.index for step in run.steps] == [0, 1, 2]
 
 
@@ -115,7 +115,7 @@ def test_a_compiled_model_is_recorded_under_its_own_names() -> None:
     for _ in range(2):
         model.zero_grad()
         forward(torch.randn(8, 5)).square().mean().backward()
-        assert bool((run.take().dd > 0).all())
+        assert bool((run.assert_step().dd > 0).all())
     assert run.steps[0].names == ("0.weight", "0.bias", "2.weight", "2.bias")
 
 
@@ -128,4 +128,4 @@ def test_a_step_compiled_to_machine_code_is_recorded_right(monkeypatch: pytest.M
     with torch._inductor.config.patch(compile_threads=1):  # no pool of workers for one kernel
         for _ in range(2):
             weight.grad = torch.randn(5, 3)
-            assert run.take(step).dd > 0
+            assert run.assert_step(step).dd > 0

@@ -16,7 +16,7 @@ from truestep.core import Recorder, Step
 def train(run: Beside, model: nn.Module, num_steps: int = 3) -> None:
     for _ in range(num_steps):
         backward(model)
-        run.take()
+        run.assert_step()
 
 
 def test_close_takes_the_hooks_off_and_lets_the_copies_go() -> None:

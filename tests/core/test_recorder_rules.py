@@ -66,7 +66,7 @@ def test_every_rule_s_products_are_those_of_the_test_s_own_vectors(rule: str, se
     moved = False
     for _ in range(NUM_STEPS):
         backward(model)
-        moved = bool((run.take().dd > 0).all()) or moved
+        moved = bool((run.assert_step().dd > 0).all()) or moved
     assert moved
     assert [step.index for step in run.steps] == list(range(NUM_STEPS))
 
@@ -78,7 +78,7 @@ def test_angle_and_relative_update_are_those_of_the_vectors(rule: str) -> None:
     for _ in range(NUM_STEPS):
         backward(model)
         before = [p.detach().double().flatten() for p in model.parameters()]
-        run.take()
+        run.assert_step()
         after = [p.detach().double().flatten() for p in model.parameters()]
         pairs = [(w, now - w) for w, now in zip(before, after, strict=True)]
         angles = torch.stack([angle(w, d) for w, d in pairs])
@@ -93,7 +93,7 @@ def test_sparse_adam_s_gradient_is_its_sparse_one() -> None:
     for _ in range(NUM_STEPS):
         model.zero_grad()
         model(torch.tensor([1, 7, 1])).square().sum().backward()  # row 1 twice
-        assert run.take().gg > 0
+        assert run.assert_step().gg > 0
 
 
 def test_lbfgs_without_a_line_search_is_measured_from_the_first_evaluation() -> None:
@@ -111,7 +111,7 @@ def test_lbfgs_without_a_line_search_is_measured_from_the_first_evaluation() -> 
         grads = dict(
             zip(named(model), torch.autograd.grad(model(batch).square().mean(), model.parameters()), strict=True)
         )
-        run.take(lambda: run.optimizer.step(closure), grads)
+        run.assert_step(lambda: run.optimizer.step(closure), grads)
 
 
 @pytest.mark.parametrize("settings", [{"foreach": False}, {"fused": True}], ids=str)
@@ -121,7 +121,7 @@ def test_a_tensor_lr_is_asked_as_a_number(rule: str, settings: dict[str, Any]) -
     run = Beside(named(model), RULES[rule](model.parameters(), lr=torch.tensor(0.125), **settings))
     for _ in range(2):
         backward(model)
-        run.take()
+        run.assert_step()
     assert run.steps[-1].asked.lr.tolist() == [0.125] * 4
 
 
@@ -132,7 +132,7 @@ def test_only_nesterov_with_foreach_costs_a_second_copy_in_torch() -> None:
         overwrites = settings.get("nesterov") and settings.get("foreach") and name == "SGD"
         for _ in range(2):
             backward(model)
-            run.take()
+            run.assert_step()
             assert run.recorder._gradient.keep == bool(overwrites), (name, settings)
 
 
@@ -154,7 +154,7 @@ def test_an_almost_radial_step_keeps_its_angle(dtype: torch.dtype) -> None:
     weight.displacement = (-1e-4 * w + 1e-7 * tangent).to(dtype)
     weight.grad = torch.randn_like(weight)
     run = Beside({"weight": weight}, Moves([weight]))
-    run.take()
+    run.assert_step()
     d = weight.detach().double() - w
     torch.testing.assert_close(angular_update(run.steps[0].took)[0], angle(w, d), rtol=1e-6, atol=0)
     if dtype == torch.float64:
@@ -177,7 +177,7 @@ def test_bfloat16_takes_about_half_of_a_step_of_a_thousandth(signs: bool) -> Non
         weight.grad = gradient.sign() if signs else gradient
         lr = 1e-3 * float(weight.detach().double().norm() / weight.grad.double().norm())
         run = Beside({"weight": weight}, torch.optim.SGD([weight], lr=lr))
-        run.take()
+        run.assert_step()
         taken[dtype] = projection(run.steps[0].took, lr)
     assert 0.45 < taken[torch.bfloat16] < 0.6
     assert taken[torch.float32] == pytest.approx(1.0, abs=1e-4)
@@ -187,7 +187,7 @@ def test_bfloat16_takes_nothing_of_a_radial_step_of_a_thousandth() -> None:
     weight = nn.Parameter(torch.randn(1000).bfloat16())
     run = Beside({"weight": weight}, torch.optim.SGD([weight], lr=1e-3))
     weight.grad = weight.detach().clone()
-    assert run.take().dd == 0.0
+    assert run.assert_step().dd == 0.0
     assert run.steps[0].asked.lr == 1e-3
 
 
@@ -196,7 +196,7 @@ def test_complex_weights_are_measured_as_their_real_and_imaginary_parts() -> Non
     run = Beside({"weight": weight}, torch.optim.Adam([weight], lr=0.1))
     for _ in range(3):
         weight.grad = torch.randn_like(weight)
-        assert run.take().dd > 0
+        assert run.assert_step().dd > 0
 
 
 def test_mixed_number_formats_in_one_model_are_measured_each_in_its_own() -> None:
@@ -206,7 +206,7 @@ def test_mixed_number_formats_in_one_model_are_measured_each_in_its_own() -> Non
     for _ in range(3):
         for p in params.values():
             p.grad = torch.randn_like(p)
-        assert bool((run.take().dd > 0).all())
+        assert bool((run.assert_step().dd > 0).all())
 
 
 def test_units_of_linear_and_conv_weights_add_up_to_their_blocks() -> None:

@@ -14,7 +14,7 @@ from truestep.core import Recorder, Step
 def train(run: Beside, model: nn.Module, num_steps: int = 3) -> None:
     for _ in range(num_steps):
         backward(model)
-        run.take()
+        run.assert_step()
 
 
 class Decays(SGD):
@@ -76,7 +76,7 @@ def test_a_step_nested_in_another_optimizer_s_step_is_recorded_beside_it() -> No
 
     for _ in range(3):
         at_w = torch.autograd.grad(model(batch).square().mean(), model.parameters())
-        run.take(lambda: outer.step(closure), dict(zip(named(model), at_w, strict=True)))
+        run.assert_step(lambda: outer.step(closure), dict(zip(named(model), at_w, strict=True)))
     assert [step.index for step in run.steps] == [step.index for step in inside.steps] == [0, 1, 2]
 
 
