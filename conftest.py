@@ -3,11 +3,12 @@
 import os
 import random
 import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 # Types and shapes in truestep's signatures are checked from here on. `Self` is let through: beartype knows it only in
 # classes that it decorates itself, and jaxtyping's hook decorates methods one by one.
@@ -33,6 +34,14 @@ def _seeded() -> None:
     """Start every test and doctest from the same random numbers."""
     random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """As in a user's process: jaxtyping checks no types, so that our own messages speak."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -2,23 +2,13 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from jaxtyping import config
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """As in a user's process: jaxtyping checks no shapes, so that our own messages speak."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from truestep.core._gram import Gram, gram
 from truestep.core._hooks import warn
 from truestep.core._moments import Moments, moments
+from truestep.core._norm import scale_, squared_norm
 from truestep.core._recorder import Recorder, never
 from truestep.core._sharding import is_distributed
 from truestep.core._step import Asked, Step
@@ -21,6 +22,8 @@ __all__ = [
     "is_distributed",
     "moments",
     "never",
+    "scale_",
+    "squared_norm",
     "sum_count",
     "task_gram",
     "warn",

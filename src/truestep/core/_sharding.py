@@ -47,7 +47,7 @@ def at_global_units(columns: Float64[Tensor, "local 6"], x: Tensor, unit_dim: in
     return whole
 
 
-def add_shards(columns: list[Float64[Tensor, "_ 6"]], cuts: list[Shards]) -> list[Float64[Tensor, "_ 6"]]:
+def add_shards(columns: list[Float64[Tensor, "_ sums"]], cuts: list[Shards]) -> list[Float64[Tensor, "_ sums"]]:
     """Each block's rows summed over the ranks that hold a part of it; one collective a way of cutting.
 
     Every rank must call it with the same blocks in the same order.
