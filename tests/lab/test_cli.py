@@ -158,6 +158,7 @@ def test_report_shows_the_verdicts_as_table_markdown_and_page() -> None:
     lab("run", "--out", "o")
     assert "mean 1" in lab("report", "--results", "o").stdout
     assert lab("report", "--results", "o", "--markdown").stdout.splitlines()[1] == "|---|---|---|---|"
+    assert lab("report", "--results", "o", "--summary").stdout.splitlines()[1] == "|---|---|"
     page = lab("report", "--results", "o", "--html", "page.html")
     assert page.stdout == "page.html\n"
     assert Path("page.html").read_text().count("<img") == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from truestep.lab import CLAIMS
-from truestep.lab._report import html, markdown
+from truestep.lab._report import html, markdown, summary
 from truestep.lab._results import COMMITTED, Result, read
 
 
@@ -40,3 +40,11 @@ def test_the_markdown_table_has_a_row_of_four_cells_for_each_claim(results: list
     assert len(lines) == 2 + len(CLAIMS)
     assert all(line.replace("\\|", "").count("|") == 5 for line in lines)
     assert "a \\| b c" in lines[2]
+
+
+def test_the_summary_has_each_claim_once_in_the_row_of_its_verdict(results: list[Result]) -> None:
+    lines = summary(results, "verdicts.md").splitlines()
+    for result in results:
+        (line,) = [line for line in lines if f"[{result.claim}](verdicts.md#{result.claim})" in line]
+        assert line.startswith(f"| **{result.verdict}** |")
+    assert len(lines) == 2 + len({result.verdict for result in results})

@@ -1,0 +1,1 @@
+"""One foreign package a file: `truestep.integrations.transformers`, `.lightning`, `.accelerate`."""

@@ -1,0 +1,115 @@
+"""Two gloo processes that train with the real Trainer and the real Accelerator, and compare with the union batch.
+
+`python -m tests.integrations.ranks FOLDER` writes `FOLDER/<rank>.pt`: relative errors by case.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from tests.integrations import trainers
+from tests.integrations.batches import cross_entropy, equal, flat_gradient, linear, ragged, union_gradient
+from tests.integrations.modules import Classifier, TallyClassifier, fit
+
+from truestep.integrations.accelerate import backward, finish
+from truestep.integrations.lightning import ShortWindow, TallyCallback
+from truestep.integrations.transformers import Loss, check
+from truestep.loss import Tally
+
+WORLD = 2
+CASES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "none, classes": {"classes": True},
+    "argument": {"loss": Loss()},
+    "attached": {"attach": "token"},
+    "attached, counts not gathered": {"attach": "token", "average_tokens_across_devices": False},
+    "attached, rows": {"attach": "item"},
+}
+
+
+def with_trainer(
+    folder: Path, attach: Any = None, loss: Any = None, *, classes: bool = False, **arguments: Any
+) -> dict[str, Any]:
+    """Error of the first step's gradient of a real `train()`, and what the check says of it."""
+    make, draw = (trainers.classifier, trainers.classes) if classes else (trainers.masked, trainers.sentences)
+    model, rows = make(**trainers.NO_DROPOUT), draw(2 * trainers.WINDOW * WORLD)
+    expected = trainers.union(model, rows, shift=False, per=attach or "token")
+    arguments |= {"ddp_backend": "gloo", "learning_rate": 0.0, "train_sampling_strategy": "sequential"}
+    own = trainers.trainer(model, rows, folder, loss, **arguments)
+    if attach:
+        Loss(attach).attach(own)
+    said = check(own, per=attach or "token")
+    (gradient,) = trainers.trained(own)
+    return {
+        "train": trainers.relative_error(gradient, expected),
+        "check": said.relative_error,
+        "ratio": said.ratio,
+        "cause": said.cause,
+    }
+
+
+def with_accelerator(rank: int) -> dict[str, float]:
+    """Errors of a full and a short window of ragged micro-batches, through `accumulate` and DDP."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
+    batches = ragged(2 * 6, seed=1)
+    model = accelerator.prepare_model(linear())
+    tally, errors = Tally(per="token"), dict[str, float]()
+    windows = {"full": batches[:8], "short": batches[8:]}
+    for name, window in windows.items():
+        mine = window[rank::WORLD]
+        for i, batch in enumerate(mine):
+            with accelerator.accumulate(model):
+                accelerator.sync_gradients = i == len(mine) - 1
+                losses, kept = cross_entropy(model, batch)
+                backward(accelerator, tally, losses, mask=kept)
+                finish(accelerator, tally, model.parameters())
+        expected = union_gradient(model.module, window)
+        errors[name] = trainers.relative_error(flat_gradient(model), expected)
+        model.zero_grad()
+    return errors
+
+
+def with_lightning(rank: int, case: str) -> float:
+    """Largest error of a window of eight micro-batches and one of four, under DDP."""
+    batches = (equal if case == "short window" else ragged)(12, seed=2)
+    tally = Tally(per="token")
+    module = Classifier() if case == "short window" else TallyClassifier(tally)
+    callback = ShortWindow() if case == "short window" else TallyCallback(tally)
+    ddp = {"devices": WORLD, "strategy": "ddp", "use_distributed_sampler": False}
+    found = fit(module, batches[rank::WORLD], callbacks=[callback], accumulate_grad_batches=4, **ddp)
+    expected = [union_gradient(linear(), part) for part in (batches[:8], batches[8:])]
+    return max(trainers.relative_error(g, e) for g, e in zip(found, expected, strict=True))
+
+
+def work(rank: int, folder: Path) -> None:
+    """One rank's life."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
+    found = {f"trainer, {name}": with_trainer(folder, **case) for name, case in CASES.items()}
+    found["accelerator"] = with_accelerator(rank)
+    found |= {f"lightning, {case}": with_lightning(rank, case) for case in ("tally", "short window")}
+    torch.save(found, folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main(folder: Path) -> int:
+    """Fork the ranks from this process, which has imported everything once for both."""
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=work, args=(rank, folder)) for rank in range(WORLD)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return max(abs(process.exitcode or 0) for process in processes)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
