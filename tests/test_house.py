@@ -39,7 +39,7 @@ def imported_by(statement: str) -> set[str]:
 
 
 def test_importing_the_rooms_of_a_run_imports_nothing_foreign() -> None:
-    assert imported_by("import truestep.core, truestep.invariance, truestep.monitor") == set()
+    assert imported_by("import truestep.core, truestep.invariance, truestep.loss, truestep.recipe, truestep.monitor") == set()
 
 
 def test_a_foreign_import_would_be_seen() -> None:
@@ -100,7 +100,7 @@ def test_the_glossary_has_every_column_and_every_quantity() -> None:
     assert [name for name in names if f"`{name}`" not in glossary] == []
 
 
-@pytest.mark.parametrize("room", ["core", "invariance", "monitor", "lab"])
+@pytest.mark.parametrize("room", ["core", "invariance", "loss", "recipe", "monitor", "lab"])
 def test_the_changelog_or_the_room_s_page_names_every_public_name(room: str) -> None:
     module = __import__(f"truestep.{room}", fromlist=["__all__"])
     written = (ROOT / "CHANGELOG.md").read_text() + (ROOT / "docs" / f"{room}.md").read_text()
@@ -114,12 +114,14 @@ def test_make_help_lists_every_target() -> None:
     assert sorted(re.findall(r"make (\w+) ", printed)) == sorted(phony.split())
 
 
-def test_the_readme_shows_the_lab_s_verdicts() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/verdicts.md"])
+def test_the_pages_show_the_lab_s_verdicts(page: str) -> None:
     from truestep.lab import CLAIMS
-    from truestep.lab._report import markdown
+    from truestep.lab._report import markdown, summary
     from truestep.lab._results import COMMITTED, read
 
-    _, table, _ = re.split(r"<!-- /?verdicts -->", (ROOT / "README.md").read_text())
+    _, table, _ = re.split(r"<!-- /?verdicts -->", (ROOT / page).read_text())
     results = [read(COMMITTED, claim.name) for claim in CLAIMS]
-    assert table.strip() == markdown([result for result in results if result is not None])
+    there = [result for result in results if result is not None]
+    assert table.strip() == (summary(there, "docs/verdicts.md") if page == "README.md" else markdown(there))
     assert None not in results

@@ -1,4 +1,4 @@
-"""`truestep demo | report | lab`: the command line."""
+"""`truestep demo | report | check | transfer | lab`: the command line."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ except ImportError as error:  # the command is installed with the library, its p
     sys.exit(f"truestep's command line needs `{error.name}`: pip install 'truestep[cli]'")
 
 from truestep import __version__
+from truestep._check_command import check
+from truestep._transfer_command import transfer
 from truestep.monitor import Run, load_run, write_report
 
 USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[2]  # ClickException, of click or of the copy that typer carries
@@ -123,6 +125,8 @@ def _mount_lab() -> None:
     app.add_typer(lab_app)
 
 
+app.command()(check)
+app.command()(transfer)
 _mount_lab()
 
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from truestep.lab import _results
 from truestep.lab._claim import Claim, Verdict
 from truestep.lab._extras import lab_extra
-from truestep.lab._report import html, markdown
+from truestep.lab._report import html, markdown, summary
 from truestep.lab._results import COMMITTED, Result, changes, judged
 from truestep.lab._runner import Measured, Trial, cores, process_pool, run_trials
 from truestep.lab.claims import CLAIMS
@@ -108,7 +108,10 @@ def report(
     page: Annotated[
         Path | None, typer.Option("--html", help="Write one page with sentences, verdicts and figures.")
     ] = None,
-    table: Annotated[bool, typer.Option("--markdown", help="Print the README's table.")] = False,
+    table: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/verdicts.md.")] = False,
+    brief: Annotated[
+        bool, typer.Option("--summary", help="Print the README's table: the claims of each verdict.")
+    ] = False,
 ) -> None:
     """Show the verdicts as a table, a Markdown table or a page."""
     found = [(claim, _committed(results, claim)) for claim in CLAIMS]
@@ -123,7 +126,9 @@ def report(
         typer.echo(page)
     if table:
         typer.echo(markdown(there))
-    elif page is None:
+    if brief:
+        typer.echo(summary(there, "docs/verdicts.md"))
+    if page is None and not table and not brief:
         _console().print(_table(found, reasons=True))
 
 

@@ -1,4 +1,4 @@
-"""The verdicts as a page or as the README's table."""
+"""The verdicts as a page, as a table, or in a few lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
+from truestep.lab._claim import Verdict
 from truestep.lab._extras import lab_extra
 from truestep.lab._results import Result, figure_path
 
@@ -20,7 +21,7 @@ def markdown(results: Sequence[Result]) -> str:
     """
     rows = [
         (
-            f"{_cell(result.claim)}: “{_cell(result.sentence)}”",
+            f'<a id="{_cell(result.claim)}"></a>{_cell(result.claim)}: “{_cell(result.sentence)}”',
             _document(result),
             f"**{result.verdict}**",
             _cell(result.reason),
@@ -29,6 +30,21 @@ def markdown(results: Sequence[Result]) -> str:
     ]
     head = ["| claim | source | verdict | why |", "|---|---|---|---|"]
     return "\n".join(head + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def summary(results: Sequence[Result], page: str) -> str:
+    """The claims of each verdict, as a Markdown table of at most four rows.
+
+    Args:
+        results: What to list, in this order.
+        page: Where the table with the reasons stands; each claim links to its row there.
+    """
+    rows: list[str] = []
+    for verdict in Verdict:
+        names = [result.claim for result in results if result.verdict == verdict]
+        if names:
+            rows.append(f"| **{verdict}** | {', '.join(f'[{name}]({page}#{name})' for name in names)} |")
+    return "\n".join(["| verdict | claims |", "|---|---|", *rows])
 
 
 def html(results: Sequence[Result], directory: Path) -> str:

@@ -76,8 +76,7 @@ def test_the_reason_names_what_is_printed_wrongly() -> None:
 
 
 def test_a_number_that_depends_on_the_draw_is_no_arithmetic() -> None:
-    with pytest.raises(AssertionError, match="sum_one depends on the draw"):
-        judge([*numbers(), *numbers(sum_one=-0.05)])
+    assert judge([*numbers(), *numbers(sum_one=-0.05)]).verdict is Verdict.INCONCLUSIVE
 
 
 def test_the_figure_has_a_bar_for_each_arm_and_a_mark_for_each_printed_number() -> None:

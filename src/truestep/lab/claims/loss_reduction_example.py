@@ -85,8 +85,7 @@ def run(seed: int, device: str) -> Measurement:
 def judge(measurements: Sequence[Measurement]) -> Judgement:
     """Compare with the printed values, and the source's three comparisons with each other."""
     value = {name: scalars(measurements, name)[0] for name in ARMS}
-    for name in ARMS:
-        assert max(abs(x - value[name]) for x in scalars(measurements, name)) < EXACT, f"{name} depends on the draw"
+    drawn = max(abs(x - value[name]) for name in ARMS for x in scalars(measurements, name))
     comparisons = (
         abs(value["sum_two"] - value["sum_mega"]) < EXACT,  # the sum is agnostic
         abs(value["mean_mega"] - value["mean_two"] / 2) < EXACT,  # the mean's step is halved
@@ -96,6 +95,8 @@ def judge(measurements: Sequence[Measurement]) -> Judgement:
     off = [name for name, arm in ARMS.items() if arm.printed is not None and abs(arm.printed - value[name]) > EXACT]
     holds = Verdict.PARTLY if off else Verdict.SUPPORTED
     verdict = holds if all(comparisons) else Verdict.REFUTED
+    if drawn > EXACT:  # arithmetic knows no seed
+        verdict = Verdict.INCONCLUSIVE
     curved = curves(measurements, "curved")[0]
     wrong = "; ".join(f"{ARMS[name].label}: {ARMS[name].printed}, is {value[name]:.2f}" for name in off)
     reason = (
@@ -134,7 +135,7 @@ CLAIM = Claim(
         f"Every update of the section, taken by torch.optim.SGD on one float64 weight, to {EXACT:.0e}. SUPPORTED if all"
         f" printed values come out; PARTLY if the comparisons hold (two batches = one of both under the sum; half under"
         f" the mean; restored by twice the lr; mean at lr · 64 = sum) but a printed value does not; REFUTED if a"
-        f" comparison fails."
+        f" comparison fails; INCONCLUSIVE if an update depends on the seed."
     ),
     run=run,
     judge=judge,
