@@ -39,7 +39,10 @@ def imported_by(statement: str) -> set[str]:
 
 
 def test_importing_the_rooms_of_a_run_imports_nothing_foreign() -> None:
-    assert imported_by("import truestep.core, truestep.invariance, truestep.loss, truestep.recipe, truestep.monitor") == set()
+    assert (
+        imported_by("import truestep.core, truestep.invariance, truestep.loss, truestep.recipe, truestep.monitor")
+        == set()
+    )
 
 
 def test_a_foreign_import_would_be_seen() -> None:

@@ -70,7 +70,7 @@ def test_what_is_wrong_is_said_with_its_place(target: str) -> None:
 
 
 def test_our_own_refusals_come_in_their_own_words() -> None:
-    from truestep.loss._collate import joined
+    from truestep.loss.accumulation._collate import joined
 
     with pytest.raises(UserError, match=r"^m:f gave what cannot be used: `batch` \(int\) differs"), user_code("m:f"):
         joined([1, 2])

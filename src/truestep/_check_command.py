@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from truestep._user_function import UserError, call, user_code
-from truestep.loss._accumulation import AccumulationCheck, check_accumulation
+from truestep.loss.accumulation._accumulation import AccumulationCheck, check_accumulation
 
 ARGUMENTS: Final = ("model", "loss_fn", "micro_batches", "backward", "collate")
 REQUIRED: Final = 3

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from truestep.integrations._labels import IGNORED, Per, known, num_targets, without_first
 from truestep.integrations._restored import restored
-from truestep.loss._window import preserved, taken
+from truestep.loss.accumulation._window import preserved, taken
 
 Batch = Mapping[str, Any]
 SEED: Final = 20_231  # every micro-batch starts from the same random numbers each time it is played

@@ -11,8 +11,8 @@ import torch
 
 from truestep.integrations._labels import Per
 from truestep.integrations._rehearsal import Batch, Rehearsal, rehearsal
-from truestep.loss._accumulation import AccumulationCheck, judge
-from truestep.loss._evidence import Window, is_close
+from truestep.loss.accumulation._accumulation import AccumulationCheck, judge
+from truestep.loss.accumulation._evidence import Window, is_close
 
 PRECISION: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SHIFTED: Final = (

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from truestep.core import SumCount
 from truestep.integrations._restored import restored
 from truestep.loss import Tally
-from truestep.loss._accumulation import AccumulationCheck, check_accumulation
+from truestep.loss.accumulation._accumulation import AccumulationCheck, check_accumulation
 
 __all__ = ["backward", "check", "finish"]
 

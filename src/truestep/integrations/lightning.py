@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from truestep.core import SumCount, scale_
 from truestep.integrations._restored import restored
 from truestep.loss import Tally
-from truestep.loss._accumulation import AccumulationCheck, check_accumulation
+from truestep.loss.accumulation._accumulation import AccumulationCheck, check_accumulation
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback

@@ -1,11 +1,11 @@
 """Losses -> one scalar whose scale you know."""
 
-from truestep.loss._accumulation import AccumulationCheck, check_accumulation
-from truestep.loss._guard import Guard, guard
-from truestep.loss._noise_scale import NoiseEstimate, NoiseScale
 from truestep.loss._scale_lr import AdamScale, scale_adam, scale_lr
 from truestep.loss._tally import Tally
 from truestep.loss._unit_loss import unit_loss
+from truestep.loss.accumulation._accumulation import AccumulationCheck, check_accumulation
+from truestep.loss.noise._noise_scale import NoiseEstimate, NoiseScale
+from truestep.loss.skipping._guard import Guard, guard
 
 __all__ = [
     "AccumulationCheck",

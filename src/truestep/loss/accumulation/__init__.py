@@ -1,0 +1,1 @@
+"""Is an accumulated gradient that of the union batch, and if not, why."""

@@ -1,0 +1,161 @@
+"""A user's window: the loop's gradient, the union batch's, and each micro-batch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from truestep.loss.accumulation._averaging import Groups, num_ranks, total_over
+from truestep.loss.accumulation._collate import fresh, joined, leaves
+from truestep.loss.accumulation._comparison import Gradients
+from truestep.loss.accumulation._evidence import Window
+from truestep.loss.accumulation._window import has_training_batch_norm, taken, thinned
+
+IGNORED = -100  # the target that torch's losses leave out
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A model, its loss, the micro-batches of a window, the loop, how batches are joined, over which ranks."""
+
+    model: nn.Module
+    loss_fn: Callable[[Any, Any], Any]
+    micro_batches: tuple[Any, ...]
+    backward: Callable[[Any, Any], object] | None = None
+    collate: Callable[[Any], Any] | None = None
+    groups: Groups = ()  # found before any forward pass: `fully_shard` hides there what is sharded
+
+    def __post_init__(self) -> None:
+        if not self.micro_batches:
+            msg = "`micro_batches` is empty; give the batches of one window of accumulation"
+            raise ValueError(msg)
+        if not any(p.requires_grad for p in self.model.parameters()):
+            msg = "`model` has no parameter that requires a gradient"
+            raise ValueError(msg)
+
+    def half(self) -> Problem | None:
+        """The first half of the window; None for a single micro-batch."""
+        size = len(self.micro_batches) // 2
+        return replace(self, micro_batches=self.micro_batches[:size]) if size else None
+
+    def loop(self) -> Gradients:
+        """What the loop leaves in `.grad`."""
+        batches = [fresh(batch) for batch in self.micro_batches]
+        taken(self.model)
+        with torch.enable_grad():
+            if self.backward is None:
+                for batch in batches:
+                    (self._loss(batch)[0] / len(batches)).backward()
+            else:
+                try:
+                    self.backward(self.model, batches)
+                except Exception as error:
+                    error.add_note(
+                        f"on the first {len(batches)} micro-batches: `backward` must take any number of them"
+                    )
+                    raise
+        return taken(self.model)
+
+    def reference(self) -> tuple[Gradients, Window, torch.dtype | None]:
+        """Gradient of the union batch, what is known about the window, and the narrowest float on the way."""
+        with _narrowest() as seen, torch.enable_grad():
+            with torch.no_grad():
+                weighted = self._loss(fresh(self.micro_batches[0]))[1] is not None
+            gradient, weight = self._of_parts() if weighted else (self._of_union(), None)
+        kept = None if weight is None else float(weight)
+        ranks = num_ranks(self.groups)
+        norm = has_training_batch_norm(self.model)
+        window = Window(len(self.micro_batches), kept, *_counted(self.micro_batches), batch_norm=norm, ranks=ranks)
+        return gradient, window, min(seen, key=lambda dtype: -torch.finfo(dtype).eps, default=None)
+
+    def parts(self) -> list[Gradients]:
+        """Gradient of each micro-batch's own mean loss; none where these are averages over ranks."""
+        if self.groups:
+            return []
+        return [thinned(self._gradient(batch)[0], len(self.micro_batches)) for batch in self.micro_batches]
+
+    def _of_union(self) -> Gradients:
+        batches = [fresh(batch) for batch in self.micro_batches]
+        return self._gradient((self.collate or joined)(batches))[0]
+
+    def _of_parts(self) -> tuple[Gradients, Float64[Tensor, ""]]:
+        """Weighted sum of the micro-batches' gradients over the sum of weights, both over all ranks, and that sum."""
+        total: Gradients = {}
+        weight = torch.zeros((), dtype=torch.float64)
+        for batch in self.micro_batches:
+            gradient, own = self._gradient(batch, summed=bool(self.groups))
+            for name, x in gradient.items():
+                wide = x.to(torch.promote_types(x.dtype, torch.float32))
+                scaled = wide if self.groups else wide * own
+                total[name] = total[name] + scaled if name in total else scaled
+            weight = weight.to(own.device) + own
+        weight = total_over(self.groups, weight)
+        return {name: x * (num_ranks(self.groups) / weight) for name, x in total.items()}, weight
+
+    def _gradient(self, batch: Any, *, summed: bool = False) -> tuple[Gradients, Float64[Tensor, ""]]:
+        """Gradient of the mean loss, or of the sum: an average over ranks must be one of sums."""
+        taken(self.model)
+        with torch.enable_grad():
+            loss, weight = self._loss(fresh(batch))
+            (loss * weight.to(loss.dtype) if summed and weight is not None else loss).backward()
+        return taken(self.model), torch.ones((), dtype=torch.float64) if weight is None else weight
+
+    def _loss(self, batch: Any) -> tuple[Float[Tensor, ""], Float64[Tensor, ""] | None]:
+        return mean_loss(self.loss_fn(self.model, batch))
+
+
+def mean_loss(output: Any) -> tuple[Float[Tensor, ""], Float64[Tensor, ""] | None]:
+    """Mean loss and total weight of what `loss_fn` gives; no weight for a scalar.
+
+    Raises:
+        ValueError: If it is neither a scalar nor (losses, weights) of one shape.
+    """
+    if isinstance(output, Tensor) and output.numel() == 1:
+        return output.reshape(()), None
+    if not (isinstance(output, (tuple, list)) and len(output) == 2 and isinstance(output[0], Tensor)):
+        found = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        msg = f"`loss_fn` must give a scalar mean or (losses, weights), found {found}"
+        raise ValueError(msg)
+    losses = output[0].to(torch.promote_types(output[0].dtype, torch.float32))
+    weights = torch.as_tensor(output[1], device=losses.device).detach().to(losses.dtype)
+    if weights.shape != losses.shape:
+        msg = f"`loss_fn` must give losses and weights of one shape, found {tuple(losses.shape)} and "
+        raise ValueError(f"{msg}{tuple(weights.shape)}")
+    total = weights.double().sum()
+    summed = torch.where(weights != 0, losses * weights, torch.zeros_like(losses)).sum()
+    return summed / torch.where(total == 0, torch.ones_like(total), total).to(summed.dtype), total
+
+
+def _counted(micro_batches: tuple[Any, ...]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Numbers that a loss could have summed over, in one order for every window; and lengths of label sequences."""
+    counts, lengths = list[list[int]](), list[int]()
+    for batch in micro_batches:
+        own = list[int]()
+        for _, x in leaves(batch):
+            if isinstance(x, Tensor) and x.dim():
+                targets = x if not x.is_floating_point() and not x.is_complex() else x.new_zeros(())
+                shifted = targets[..., 1:] if targets.dim() > 1 else targets
+                own += [len(x), x.numel(), int((targets != IGNORED).sum()), int((shifted != IGNORED).sum())]
+                lengths += [x.shape[1]] if targets.dim() > 1 else []
+        counts.append(own)
+    return tuple(float(sum(column)) for column in zip(*counts, strict=False)), tuple(dict.fromkeys(lengths))
+
+
+@contextmanager
+def _narrowest() -> Generator[set[torch.dtype], None, None]:
+    """Float dtypes of what is kept for the backward pass; under autocast these are narrower than the gradients."""
+    seen = set[torch.dtype]()
+
+    def see(x: Tensor) -> Tensor:
+        if x.is_floating_point():
+            seen.add(x.dtype)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(see, lambda x: x):
+        yield seen
