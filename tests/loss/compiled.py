@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch._dynamo.testing
-from tests.loss.windows import OBJECTIVES, batch, distance, gradient_of, net, wanted
+from tests.loss.windows import batch, distance, gradient_of, net, wanted
 
 from truestep.loss import Tally
 
@@ -42,4 +42,5 @@ def follow(per: Any, scale: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")  # dynamo looks at the losses'
-    print(json.dumps([follow(per, scale) for per in OBJECTIVES for scale in ("mean", "ref", "unit", "sqrt", "ngd")]))
+    every = [("token", scale) for scale in ("mean", "ref", "unit", "sqrt", "ngd")]
+    print(json.dumps([follow(per, scale) for per, scale in [*every, ("item", "mean"), ("weight", "unit")]]))

@@ -249,6 +249,7 @@ def test_finish_without_losses_is_an_error() -> None:
         Tally().finish([torch.ones(1, requires_grad=True)])
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("scale", ["mean", "ref", "unit", "sqrt", "ngd"])
 def test_which_scales_forget_the_loss_s_size(scale) -> None:
     """300 SGD steps, the loss times c over 16 decades, its mean or its sum: the distance between the weights."""

@@ -109,7 +109,8 @@ def test_total_and_finish_are_one_graph_each_and_are_not_compiled_again() -> Non
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     runs = json.loads(done.stdout)
-    assert len(runs) == 15
+    assert {run["scale"] for run in runs} == set(SCALES)
+    assert {run["per"] for run in runs} == {"item", "token", "weight"}
     for run in runs:
         assert run["graphs"][1] == run["graphs"][-1], run
         assert max(run["errors"]) < 1e-5, run
