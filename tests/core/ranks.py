@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from tests.cases import RECORDS
+from tests.gloo import fork
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -112,26 +112,10 @@ def matrix() -> tuple[Tensor, Tensor]:
     return w, g
 
 
-def work(rank: int, folder: Path) -> None:
+def see(rank: int, _folder: Path) -> dict[Any, Any]:
     """One rank's life."""
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD)
-    torch.save({"records": records(rank), "runs": sharded(rank), "placed": placed()}, folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def main(folder: Path) -> int:
-    """Fork the ranks from this process, which has imported torch once for all of them."""
-    torch.set_num_threads(1)
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(rank, folder)) for rank in range(WORLD)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return max(abs(process.exitcode or 0) for process in processes)
+    return {"records": records(rank), "runs": sharded(rank), "placed": placed()}
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(fork(see, WORLD, Path(sys.argv[1])))

@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from accelerate import Accelerator
+from tests.gloo import fork
 from tests.integrations import trainers
 from tests.integrations.batches import cross_entropy, equal, flat_gradient, linear, ragged, union_gradient
 from tests.integrations.modules import Classifier, TallyClassifier, fit
@@ -88,28 +86,14 @@ def with_lightning(rank: int, case: str) -> float:
     return max(trainers.relative_error(g, e) for g, e in zip(found, expected, strict=True))
 
 
-def work(rank: int, folder: Path) -> None:
+def see(rank: int, folder: Path) -> dict[str, Any]:
     """One rank's life."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
     found = {f"trainer, {name}": with_trainer(folder, **case) for name, case in CASES.items()}
     found["accelerator"] = with_accelerator(rank)
     found |= {f"lightning, {case}": with_lightning(rank, case) for case in ("tally", "short window")}
-    torch.save(found, folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def main(folder: Path) -> int:
-    """Fork the ranks from this process, which has imported everything once for both."""
-    torch.set_num_threads(1)
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(rank, folder)) for rank in range(WORLD)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return max(abs(process.exitcode or 0) for process in processes)
+    return found
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(fork(see, WORLD, Path(sys.argv[1]), connect=False))

@@ -1,16 +1,10 @@
 """Two gloo processes with the real Trainer, Lightning and Accelerate: every gradient is the union batch's."""
 
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.gloo import seen_by_ranks
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +14,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tests.integrations.ranks", str(folder)]
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
+    return seen_by_ranks("tests.integrations.ranks", 2, folder, **where)
 
 
 @pytest.mark.parametrize("case", ["argument", "attached", "attached, counts not gathered", "attached, rows"])

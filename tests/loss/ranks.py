@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from contextlib import nullcontext
 from itertools import product
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tests.gloo import fork
 from tests.loss.windows import Batch, batch, flat, net
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -109,30 +109,16 @@ def idle(rank: int) -> Tensor:
     return torch.stack([record.loss, record.weight])
 
 
-def work(rank: int, world: int, folder: Path) -> None:
+def see(rank: int, _folder: Path) -> dict[str, Any]:
     """One rank's life."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world)
+    world = dist.get_world_size()
     found: dict[str, Any] = {}
     for way, per, scale in product(("ddp", "no_sync", "fsdp", "sum"), PERS, SCALES):
         found[f"{way} {per} {scale}"] = run(way, per, scale, world, rank)
     found["known"] = run("no_sync", "token", "mean", world, rank, known=True)
     found |= {"unreduced": unreduced(world, rank), "refused": refused(), "idle": idle(rank)}
-    torch.save(found, folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def main(folder: Path, world: int) -> int:
-    """Fork the ranks from this process, which has imported torch once for all of them."""
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(rank, world, folder)) for rank in range(world)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return max(abs(process.exitcode or 0) for process in processes)
+    return found
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(fork(see, int(sys.argv[2]), Path(sys.argv[1])))

@@ -1,28 +1,21 @@
 """The tally on two and three gloo processes with uneven shares: every rank steps with the union batch's gradient."""
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.gloo import seen_by_ranks
 from tests.loss import ranks as script
 from tests.loss.windows import batch, distance, net, wanted
 
 from truestep.loss import Tally
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["2 ranks", "3 ranks"])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each rank of a world saw."""
     folder = tmp_path_factory.mktemp("tally")
-    command = [sys.executable, "-m", "tests.loss.ranks", str(folder), str(request.param)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+    return seen_by_ranks("tests.loss.ranks", request.param, folder, str(request.param))
 
 
 def union(per: str, scale: str, world: int) -> torch.Tensor:

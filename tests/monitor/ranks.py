@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
 import sys
 import warnings
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 import torch.distributed as dist
+from tests.gloo import fork
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -127,14 +126,12 @@ def failing(rank: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def work(rank: int, folder: Path) -> None:
+def see(rank: int, folder: Path) -> dict[str, Any]:
     """One rank's life."""
-    store, patience = f"file://{folder / 'store'}", timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD, timeout=patience)
     if rank == 0:
         (folder / "a file").write_text("")
     dist.barrier()
-    ended = {
+    return {
         "alone": train(build(), 0, 1),
         "ddp": train(replicated(), rank, WORLD, run_dir=folder / "ddp", every=2, console=0.0, title="ddp"),
         "fsdp": train(sharded(), rank, WORLD, run_dir=folder / "fsdp", every=2, console=0.0),
@@ -142,22 +139,7 @@ def work(rank: int, folder: Path) -> None:
         "no disk": train(sharded(), rank, WORLD, run_dir=folder / "a file", every=2, console=None),
         **failing(rank, folder),
     }
-    torch.save(ended, folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def main(folder: Path) -> int:
-    """Fork the ranks from this process, which has imported torch once for both of them."""
-    torch.set_num_threads(1)
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(rank, folder)) for rank in range(WORLD)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return max(abs(process.exitcode or 0) for process in processes)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(fork(see, WORLD, Path(sys.argv[1])))

@@ -1,18 +1,16 @@
 """Several ranks: one record that says what one process would have recorded, and nobody waits for a rank that failed."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.gloo import seen_by_ranks
 from tests.monitor.ranks import STEPS, WORLD, build, train
 
 from truestep.core import Step
 from truestep.monitor import load_run
 
-ROOT = Path(__file__).resolve().parents[2]
 FAILING = (
     "measuring a block, rank 1",
     "what was asked, rank 1",
@@ -28,9 +26,7 @@ FAILING = (
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two gloo processes of `tests.monitor.ranks` left behind; a rank left waiting fails in time."""
     made = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "tests.monitor.ranks", str(made)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    seen_by_ranks("tests.monitor.ranks", 2, made)
     return made
 
 

@@ -6,13 +6,12 @@ the tests compare them.
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from tests.gloo import fork
 from tests.loss.accumulation.loops import each, mean, mlp, weighted, window
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -59,26 +58,10 @@ def told(way: str, name: str, rank: int) -> dict[str, Any]:
     return {**figures, "weight": check.evidence.window.weight, "grads": [p.grad for p in model.parameters()]}
 
 
-def work(rank: int, folder: Path) -> None:
+def see(rank: int, _folder: Path) -> dict[Any, Any]:
     """One rank's life."""
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=WORLD)
-    found = {(way, name): told(way, name, rank) for way in ("ddp", "fsdp") for name in LOOPS}
-    torch.save(found, folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def main(folder: Path) -> int:
-    """Fork the ranks from this process, which has imported torch once for all of them."""
-    torch.set_num_threads(1)
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(rank, folder)) for rank in range(WORLD)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return max(abs(process.exitcode or 0) for process in processes)
+    return {(way, name): told(way, name, rank) for way in ("ddp", "fsdp") for name in LOOPS}
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(fork(see, WORLD, Path(sys.argv[1])))

@@ -1,29 +1,22 @@
 """Over ranks the reference is that of all ranks' terms, and every rank is told the same."""
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.gloo import seen_by_ranks
 from tests.loss.accumulation.check_ranks import SIZES, WORLD
 from torch import nn
 
 from truestep.loss.accumulation._averaging import averaging_groups, num_ranks, total_over
 
-ROOT = Path(__file__).resolve().parents[3]
 WAYS = pytest.mark.parametrize("way", ["ddp", "fsdp"])
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What the check says on each rank."""
-    folder = tmp_path_factory.mktemp("check_ranks")
-    script = [sys.executable, "-W", "ignore", "-m", "tests.loss.accumulation.check_ranks", str(folder)]
-    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+    return seen_by_ranks("tests.loss.accumulation.check_ranks", WORLD, tmp_path_factory.mktemp("check_ranks"))
 
 
 @WAYS

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from tests.gloo import fork
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -64,9 +64,8 @@ def measure_by_hand(rank: int) -> NoiseScale:
     return noise
 
 
-def work(rank: int, folder: Path) -> None:
+def see(rank: int, _folder: Path) -> dict[Any, Any]:
     """One rank's life."""
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=len(SIZES))
     mine = [inputs(window)[rank] for window in range(WINDOWS)]
     found = {
         "ddp": measure(DistributedDataParallel(build()), mine),
@@ -74,22 +73,8 @@ def work(rank: int, folder: Path) -> None:
         "idle": measure_by_hand(rank),
     }
     kept = {name: noise.state_dict()["windows"] for name, noise in found.items()}
-    torch.save(kept | {"printed": str(found["ddp"].estimate())}, folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def main(folder: Path) -> int:
-    """Fork the ranks from this process, which has imported torch once for all of them."""
-    torch.set_num_threads(1)
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(rank, folder)) for rank in range(len(SIZES))]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return max(abs(process.exitcode or 0) for process in processes)
+    return kept | {"printed": str(found["ddp"].estimate())}
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(fork(see, len(SIZES), Path(sys.argv[1])))

@@ -1,20 +1,18 @@
 """The hooks read what the gradients say, however a window is cut and summed, and a run does not notice them."""
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from tests.gloo import seen_by_ranks
 from tests.loss.noise import noise_ranks as script
 from torch import Tensor, nn
 
 from truestep.loss._tally import Tally
 from truestep.loss.noise._noise_scale import NoiseEstimate, NoiseScale
 
-ROOT = Path(__file__).resolve().parents[3]
 SIZES = (3, 5, 2)
 WINDOW = 10
 
@@ -72,10 +70,7 @@ def test_a_tallys_window_is_read_before_it_finishes_with_the_items_as_factor(cou
 
 
 def test_two_ranks_of_uneven_micro_batches_keep_the_window_of_one_process(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.loss.noise.noise_ranks", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    ranks = seen_by_ranks("tests.loss.noise.noise_ranks", 2, tmp_path)
     windows = [script.inputs(window) for window in range(script.WINDOWS)]
     alone = script.measure(script.build(), [first + second for first, second in windows])
     for rank, found in enumerate(ranks):

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from tests.gloo import fork
 from tests.loss.skipping.runs import network
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -105,26 +105,10 @@ def parameters(model: nn.Module) -> Tensor:
     return nn.utils.parameters_to_vector(model.parameters()).detach()
 
 
-def work(rank: int, folder: Path) -> None:
+def see(rank: int, _folder: Path) -> dict[Any, Any]:
     """One rank's life."""
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD)
-    torch.save(seen(rank), folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def main(folder: Path) -> int:
-    """Fork the ranks from this process, which has imported torch once for all of them."""
-    torch.set_num_threads(1)
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(rank, folder)) for rank in range(WORLD)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return max(abs(process.exitcode or 0) for process in processes)
+    return seen(rank)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(fork(see, WORLD, Path(sys.argv[1])))

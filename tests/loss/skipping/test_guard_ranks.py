@@ -1,25 +1,17 @@
 """Ranks that hold parts of one gradient skip together or not at all."""
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.gloo import seen_by_ranks
 from tests.loss.skipping import guard_ranks as script
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of the gloo processes of `tests.loss.skipping.guard_ranks` saw."""
-    folder = tmp_path_factory.mktemp("guard_ranks")
-    command = [sys.executable, "-m", "tests.loss.skipping.guard_ranks", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt") for rank in range(script.WORLD)]
+    return seen_by_ranks("tests.loss.skipping.guard_ranks", script.WORLD, tmp_path_factory.mktemp("guard_ranks"))
 
 
 @pytest.mark.parametrize("rule", script.RULES)
