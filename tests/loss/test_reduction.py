@@ -19,12 +19,13 @@ WEIGHT = torch.tensor([[1.0, 2.0, 9.0], [0.0, 1.0, 1.0], [5.0, 5.0, 5.0]])
     [
         ("token", None, None, 45.0, 9, 9),
         ("token", MASK, None, 1 + 2 + 4, 3, 3),
-        ("token", MASK, WEIGHT, 1 + 4 + 0, 3, 2),  # divides by what is kept, whatever it weighs
+        ("token", MASK, WEIGHT, 1 + 4 + 0, 2, 2),  # a weight of 0 is an ignored target
         ("weight", MASK, WEIGHT, 1 + 4 + 0, 1 + 2 + 0, 2),
         ("weight", None, WEIGHT, 1 + 4 + 27 + 0 + 5 + 6 + 120, 29, 8),
         ("item", None, None, 2 + 5 + 8, 3, 9),
         ("item", MASK, None, 1.5 + 4, 2, 3),  # the third row keeps nothing and is no item
-        ("item", MASK, WEIGHT, (1 + 4) / 2 + 0, 2, 2),
+        ("item", MASK, WEIGHT, (1 + 4) / 2, 1, 2),
+        ("item", None, WEIGHT, (1 + 4 + 27) / 3 + (5 + 6) / 2 + (35 + 40 + 45) / 3, 3, 8),
     ],
 )
 def test_worked_by_hand(

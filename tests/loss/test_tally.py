@@ -188,6 +188,7 @@ def test_the_state_goes_on_where_it_was_saved() -> None:
     tallied(tally, model, whole.split([50, 46]))
     state = copy.deepcopy(tally.state_dict())
     again = Tally("token", "ref")
+    again.total(whole.losses(model), whole.mask)  # a window that was under way is dropped
     again.load_state_dict(state)
     later = batch(seed=1)
     for part in (tally, again):
@@ -211,9 +212,46 @@ def test_validation_is_not_counted() -> None:
     model, whole = net(), batch()
     tally = Tally("token")
     tally.total(whole.losses(model), whole.mask, whole.weight)
-    with torch.no_grad():
-        tally.total(whole.losses(model), whole.mask, whole.weight)
-    assert tally.finish(model.parameters()).weight == whole.mask.sum()
+    for quiet in (torch.no_grad, torch.inference_mode):
+        with quiet():
+            tally.total(whole.losses(model), whole.mask, whole.weight)
+    tally.backward(whole.losses(model), whole.mask)
+    assert tally.finish(model.parameters()).weight == 2 * whole.mask.sum()
+
+
+def test_a_first_look_in_inference_mode_spoils_no_training() -> None:
+    model, whole, tally = net(), batch(), Tally("token")
+    with torch.inference_mode():
+        tally.total(whole.losses(model), whole.mask)
+    assert distance(tallied(tally, model, [whole]), wanted("token", "mean", model, whole)) < 1e-6
+
+
+def test_the_next_window_s_total_is_about_a_mean_of_one_of_this_size() -> None:
+    leaf = torch.ones((), requires_grad=True)
+    tally = Tally("token")
+    for terms in (7, 1000, 1 << 16, 3):
+        tally.backward(leaf.expand(terms))
+        tally.finish(leaf)
+        assert 0.5 <= tally.total(leaf.expand(terms)).item() <= 1
+        tally.begin()
+    tally.backward(leaf.expand(3), weight=torch.tensor([1.0, torch.inf, 1.0]))
+    tally.finish(leaf)
+    assert 0.5 < tally.total(leaf.expand(3)).item() <= 1  # a spoiled window leaves no trace
+
+
+def test_all_that_stands_in_grad_is_multiplied_unless_the_count_was_known() -> None:
+    for total, expected in ((None, 8.0), (1, 1.0)):
+        leaf, other = torch.ones(4, requires_grad=True), torch.ones((), requires_grad=True)
+        tally = Tally("token")
+        tally.backward(leaf)
+        tally.finish([leaf])  # from here on the pre-scale is 1/8
+        leaf.grad = None
+        tally.begin(total)
+        tally.backward(leaf[:1])
+        other.backward()  # beside the tally
+        tally.finish([leaf, other])
+        assert leaf.grad.tolist() == [1.0, 0.0, 0.0, 0.0]
+        assert other.grad == expected
 
 
 def test_parameters_without_a_gradient_are_passed_over() -> None:
@@ -245,8 +283,36 @@ def test_a_wrong_call_is_told_what_to_do(call, message: str) -> None:
 
 
 def test_finish_without_losses_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="once for each micro-batch"):
-        Tally().finish([torch.ones(1, requires_grad=True)])
+    leaf = torch.ones(1, requires_grad=True)
+    with pytest.raises(RuntimeError, match="found no losses"):
+        Tally().finish([leaf])
+    leaf.grad = torch.ones(1)
+    with pytest.raises(RuntimeError, match="found no losses"):
+        Tally().finish([leaf])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_parameters_that_hold_no_gradient_are_an_error() -> None:
+    model, whole = net(), batch()
+    used_up = model.parameters()
+    list(used_up)
+    for parameters, error, message in (
+        (used_up, RuntimeError, "found no gradients"),
+        (model.named_parameters(), TypeError, "must hold tensors.* found a tuple"),
+        ([{"params": []}], TypeError, "found a dict"),
+    ):
+        tally = Tally("token")
+        tally.backward(whole.losses(model), whole.mask)
+        with pytest.raises(error, match=message):
+            tally.finish(parameters)
+
+
+def test_a_lone_tensor_is_one_parameter() -> None:
+    leaf = torch.ones(2, requires_grad=True)
+    tally = Tally()
+    tally.backward(leaf * 3)
+    tally.finish(leaf)
+    assert leaf.grad.tolist() == [1.5, 1.5]
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -20,7 +20,8 @@ Weight = Num[Tensor, "*weighted"]
 def unreduced(losses: Losses, mask: Mask | None, weight: Weight | None, per: Per) -> SumCount:
     r"""Sum over kept terms of :math:`w_i \ell_i`, which carries the gradient, and the denominator that `per` names.
 
-    A term that is masked or has weight 0 adds nothing, whatever its loss is (nan included).
+    A term is kept where `mask` and `weight` are not 0. What is not kept adds nothing and is not counted, also where its
+    loss is nan (its gradient is 0 then unless its own backward makes inf times 0, as that of log(0) does).
 
     Args:
         losses: Unreduced losses, without class weights, items first.
@@ -36,19 +37,20 @@ def unreduced(losses: Losses, mask: Mask | None, weight: Weight | None, per: Per
     """
     kept = None if mask is None else _as_long(mask, losses, "mask") != 0
     w = None if weight is None else _as_long(weight.detach(), losses, "weight")
-    counted = kept if w is None else w != 0 if kept is None else kept & (w != 0)
     terms = losses if w is None else losses * w.to(_wide(losses.dtype))
-    if counted is not None:
-        terms = torch.where(counted, terms, 0.0)
-    number = _total(counted, losses)
+    if w is not None:
+        kept = w != 0 if kept is None else kept & (w != 0)
+    if kept is not None:
+        terms = torch.where(kept, terms, 0.0)
+    number = _total(kept, losses)
     if per == "item" and losses.dim() > 1:
         rows = _kept_in_rows(kept, losses)
         items = terms.flatten(1).sum(1, dtype=torch.float64) / rows.clamp_min(1.0)
         return SumCount(items.sum(), (rows > 0).sum(dtype=torch.float64), number)
-    denominator = kept
-    if per == "weight" and w is not None:
-        denominator = w if kept is None else torch.where(kept, w, 0.0)
-    return SumCount(terms.sum(dtype=torch.float64), _total(denominator, losses), number)
+    loss = terms.sum(dtype=torch.float64)
+    if per == "weight" and w is not None and kept is not None:
+        return SumCount(loss, _total(torch.where(kept, w, 0.0), losses), number)
+    return SumCount(loss, number, number)
 
 
 def from_mean(loss: Float[Tensor, ""], count: Count) -> SumCount:

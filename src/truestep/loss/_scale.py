@@ -56,3 +56,10 @@ def power_of_two(weight: Scalar) -> Scalar:
     """The power of two between 1/`weight` and half of it, exact: to multiply by it rounds nothing."""
     mantissa, _ = torch.frexp(weight)
     return mantissa / weight
+
+
+def as_scalar(x: int | float | Tensor, like: Tensor) -> Scalar:
+    """`x` in float64 on the device of `like`."""
+    if isinstance(x, Tensor):
+        return x.detach().to(like.device, torch.float64)
+    return torch.full((), x, dtype=torch.float64, device=like.device)

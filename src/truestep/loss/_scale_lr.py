@@ -17,12 +17,13 @@ def scale_lr(lr: Number, batch_size: Number, base_batch_size: Number, rule: LrRu
     A batch is all the items of one optimizer step: micro-batch × accumulation × ranks. A **summed** loss carries
     :math:`k` already, so under "linear" its lr stays as it is.
 
-    "linear" is for SGD, with or without momentum. It is exact for gradients that do not change within :math:`k` steps,
-    a limit law for small lr and batches well below the noise scale, and wrong above: on digits (MLP, lr .02 at batch 8)
-    the loss curve held up to batch 128 and broke at 704. It carries a small lr over, not the *best* one: tuned for each
-    batch size, SGD's lr grew as the batch to the power .15, Adam's .37 (claims linear_lr_sgd, linear_lr_adam). "sqrt" keeps the covariance that gradient noise gives to one
-    step, so that of an epoch shrinks; it is the heuristic for sign-like rules, and part of `scale_adam`. For Adam,
-    "linear" over-steps and "sqrt" under-steps on digits: the two are a bracket.
+    "linear" is for SGD, with or without momentum. It is exact for gradients that do not change within :math:`k`
+    steps, a limit law for small lr and batches well below the noise scale, and wrong above: on digits (MLP, lr .02 at
+    batch 8) the loss curve held up to batch 128 and broke at 704. It carries a small lr over, not the *best* one:
+    tuned for each batch size, SGD's lr grew as the batch to the power .15, Adam's .37 (claims linear_lr_sgd,
+    linear_lr_adam). "sqrt" keeps the covariance that gradient noise gives to one step, so that of an epoch shrinks;
+    it is the heuristic for sign-like rules, and part of `scale_adam`. For Adam, "linear" over-steps and "sqrt"
+    under-steps on digits: the two are a bracket.
 
     Args:
         lr: Learning rate at the base batch size.

@@ -14,7 +14,7 @@ from torch import Tensor
 from truestep.core import SumCount, scale_, squared_norm
 from truestep.loss._reduction import Count, Losses, Mask, Per, Weight, from_mean, unreduced
 from truestep.loss._reference import loss_unit, refer
-from truestep.loss._scale import Scale, power_of_two, step_factor
+from truestep.loss._scale import Scale, as_scalar, power_of_two, step_factor
 
 Reduced = Literal["mean", "sum", "none"]
 FIRST_TERMS: Final = 2.0**13  # taken for the first window on several ranks, which cannot agree on what they see
@@ -28,7 +28,9 @@ class Tally:
     all micro-batches and ranks: the gradient is that of the union batch for any split, ragged tokens, ignored targets,
     weights, short last windows and uneven ranks. Two things are kept apart: `per` is the objective, `scale` the step.
 
-    Losses come without class weights: pass these as `weight`. `total` and `finish` copy nothing to the host. A window
+    Losses come without class weights: pass these as `weight`. `finish` multiplies *all* that stands in `.grad`: a loss
+    that went backward beside the tally is multiplied too, unless the window's denominator is known in advance
+    (`begin`). `total` and `finish` copy nothing to the host; sums are float64, which MPS does not have. A window
     without any kept term, or one whose divisor is not positive and finite (`scale="unit"` of a negative loss), gives
     gradients that are exactly zero, or nan where they were nan: `guard` skips the step. Validation without gradients
     (`torch.no_grad`) is not counted.
@@ -87,7 +89,8 @@ class Tally:
         Args:
             total: The window's denominator over all ranks (kept tokens, say), if it is known: for "mean", and for
                 "ref" after its first windows, the gradients then come out right by themselves, and `finish` does not
-                touch them. A wrong number is a wrong step: compare it with the `weight` that `finish` returns.
+                touch them. A wrong number is a wrong step: compare it with the `weight` that `finish` returns. Under
+                "ref" a window after windows that all had no usable loss gives zero gradients.
         """
         self._sums = None
         self._known = self._every_total if total is None else total
@@ -104,18 +107,19 @@ class Tally:
         Args:
             losses: Unreduced, items first; or a scalar mean with its `count`.
             mask: 1 or True where a loss counts, 0 where its target is ignored; trailing dimensions may lack.
-            weight: Multiplies the losses (class or sample weights); trailing dimensions may lack.
+            weight: Multiplies the losses (class or sample weights), and ignores those where it is 0; trailing
+                dimensions may lack.
             count: Denominator of a scalar mean: its items, kept tokens, or sum of weights.
         """
         sums = self._summed(losses, mask, weight, count)
-        if torch.is_grad_enabled():
+        factor = self._known_factor(losses)
+        counted = torch.is_grad_enabled()
+        if counted:
             seen = replace(sums, loss=sums.loss.detach())
             self._sums = seen if self._sums is None else self._sums + seen
-        factor = self._known_factor(losses)
         if factor is None:
-            if self._prescale is None:
-                self._prescale = self._first_prescale(losses, count)
-            factor = self._prescale
+            factor = self._first_prescale(losses, count) if self._prescale is None else self._prescale
+            self._prescale = factor if counted else self._prescale
         return (sums.loss * factor).to(torch.promote_types(losses.dtype, torch.float32))
 
     def backward(
@@ -132,20 +136,21 @@ class Tally:
         (total if scaler is None else scaler.scale(total)).backward()
 
     @torch.no_grad()
-    def finish(self, parameters: Iterable[Tensor]) -> SumCount:
+    def finish(self, parameters: Iterable[Tensor] | Tensor) -> SumCount:
         """Make the accumulated gradients those of the whole window: after `scaler.unscale_`, before clipping.
 
         One all_reduce of three sums; the gradients are read and written once ("ngd" reads them twice), and not at all
         where the window's denominator was given in advance.
 
         Args:
-            parameters: Those whose `.grad` is to be scaled: `model.parameters()`.
+            parameters: Those whose `.grad` is to be scaled, all that the losses reach: `model.parameters()`.
 
         Returns:
             The window's sums over all ranks, on the device; its `mean` is the loss to log.
 
         Raises:
-            RuntimeError: No losses were given since the last call.
+            RuntimeError: No losses were given since the last call, or no parameter has a gradient.
+            TypeError: `parameters` does not hold tensors.
             ValueError: `scale="ngd"` with gradients that no rank has in full.
         """
         if self.scale == "ngd" and self.reduced == "none" and self._world() > 1:
@@ -153,14 +158,14 @@ class Tally:
                 "`scale='ngd'` needs the norm of the whole gradient: reduce it over the ranks, and say how in `reduced`"
             )
             raise ValueError(msg)
-        grads = [p.grad for p in parameters if p.grad is not None]
+        grads = _gradients(parameters)
         window = self._window(grads).all_reduce(self.group)
         if self._known_factor(window.loss) is None:
-            prescale = _on(window.loss, 1.0 if self._prescale is None else self._prescale)
+            prescale = as_scalar(1.0 if self._prescale is None else self._prescale, window.loss)
             if grads:
                 scale_(grads, self._multiplier(window, grads, prescale))
             ahead = power_of_two(window.weight / self._ranks())
-            self._prescale = torch.where(window.weight > 0, ahead, prescale)
+            self._prescale = torch.where((window.weight > 0) & torch.isfinite(window.weight), ahead, prescale)
         if self.scale == "ref":
             self._reference = refer(self._reference, window)
         self.begin()
@@ -216,7 +221,7 @@ class Tally:
         """What makes the gradient right from the start; None where that needs the whole window."""
         if self._known is None or not (self.scale == "mean" or self._reference is not None):
             return None
-        weight = _on(like, self._known)
+        weight = as_scalar(self._known, like)
         reference = None if self._reference is None else self._reference.mean.abs()
         return step_factor(self.scale, weight, weight, reference) * self._ranks()
 
@@ -229,10 +234,11 @@ class Tally:
 
     def _window(self, grads: list[Tensor]) -> SumCount:
         """Sums of this rank; zeros where it had no micro-batch but others may."""
+        if self._world() == 1 and (self._sums is None or not grads):
+            lacks = "no gradients: its `parameters` have none, or were used up" if self._sums else "no losses"
+            msg = f"`finish` found {lacks}; call it with model.parameters(), after a `backward` for each micro-batch"
+            raise RuntimeError(msg)
         if self._sums is None:
-            if self._world() == 1:
-                msg = "`finish` found no losses: pass them to `total` or `backward` once for each micro-batch"
-                raise RuntimeError(msg)
             zero = torch.zeros((), dtype=torch.float64, device=grads[0].device if grads else None)
             return SumCount(zero, zero, zero)
         return self._sums
@@ -245,8 +251,11 @@ class Tally:
         return self._world() if self.reduced == "mean" else 1
 
 
-def _on(like: Tensor, x: Count) -> Float64[Tensor, ""]:
-    """`x` in float64 on the device of `like`."""
-    if isinstance(x, Tensor):
-        return x.detach().to(like.device, torch.float64)
-    return torch.full((), x, dtype=torch.float64, device=like.device)
+def _gradients(parameters: Iterable[Tensor] | Tensor) -> list[Tensor]:
+    """Whatever gradients there are."""
+    tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    for p in tensors:
+        if not isinstance(p, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"`parameters` must hold tensors, as model.parameters() does; found a {type(p).__name__}"
+            raise TypeError(msg)
+    return [p.grad for p in tensors if p.grad is not None]
