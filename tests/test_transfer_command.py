@@ -97,24 +97,46 @@ def test_a_probe_runs_the_user_s_training_and_prints_intervals() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--optimizer", "adamx"), ("`optimizer` must be one of", "'adamx'")),
-        (("--lr", "-1"), ("`lr` must be positive",)),
+        (("--optimizer", "adamx", "--to", "64"), ("`optimizer` must be one of", "'adamx'")),
+        (("--lr", "-1", "--to", "64"), ("`lr` must be positive",)),
         (("--to", "0"), ("`batch_size` must be a whole number",)),
         (("--to", "512"), ("`betas[0]` = 0.9", "sqrt rule")),
-        (("--momentum", ".9"), ("`momentum` is not a setting of adamw",)),
-        (("--probe", "transfer_problem"), ("must be module:function",)),
-        (("--probe", "transfer_problem:broken"), ("transfer_problem:broken", "`batches` is missing")),
-        (("--probe", "transfer_problem:nothing"), ("must return a dict with model, batches and loss_fn", "NoneType")),
-        (("--probe", "transfer_problem:problem", "--probe-steps", "3"), ("`steps` must be at least 8",)),
+        (("--momentum", ".9", "--to", "64"), ("`momentum` is not a setting of adamw",)),
+        (("--to", "64", "--probe", "transfer_problem"), ("must be module:function",)),
+        (("--to", "64", "--probe", "transfer_problem:broken"), ("transfer_problem:broken", "`batches` is missing")),
+        (
+            ("--to", "64", "--probe", "transfer_problem:nothing"),
+            ("must return a dict with model, batches and loss_fn", "NoneType"),
+        ),
+        (("--to", "64", "--probe", "transfer_problem:problem", "--probe-steps", "3"), ("`steps` must be at least 8",)),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
-    result = run(*ADAMW, *arguments)
+    assert_one_line(run(*ADAMW, *arguments), words)
+
+
+def assert_one_line(result: Result, words: tuple[str, ...]) -> None:
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     line = result.stderr.strip().splitlines()[-1]
     assert line.startswith("truestep: ")
     assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("more", [(), ("--json",), ("--gradient-accumulation", "4"), ("--probe", "absent:problem")])
+def test_a_transfer_to_nothing_is_a_mistake(more: tuple[str, ...]) -> None:
+    assert_one_line(run(*ADAMW, *more), ("--to, --to-gradient-accumulation, --to-world-size", "nothing changes"))
+
+
+@pytest.mark.parametrize("option", ["--to", "--to-gradient-accumulation", "--to-world-size"])
+def test_each_of_the_new_numbers_is_enough(option: str) -> None:
+    assert run(*ADAMW, option, "2").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["lion", "SignSGD"])
+def test_a_probe_says_which_optimizers_it_can_run(name: str) -> None:
+    result = run("--optimizer", name, "--lr", ".1", "--batch-size", "8", "--to", "32", "--probe", "absent:problem")
+    assert_one_line(result, ("--probe runs", "sgd, adam, adamw,", f"found {name.lower()}", "truestep.recipe.probe"))
 
 
 @pytest.mark.parametrize(("option", "names"), [("--rule", "linear sqrt adam"), ("--reduction", "mean sum")])

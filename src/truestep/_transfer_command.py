@@ -9,6 +9,7 @@ from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -18,8 +19,10 @@ from rich.table import Table
 from truestep._user_function import UserError, call, user_code
 from truestep.recipe import Probe, Recipe, Transfer, probe
 from truestep.recipe import transfer as transferred
+from truestep.recipe._recipe import KNOWN
 from truestep.recipe._transfer import shown
 
+NEW: Final = ("--to", "--to-gradient-accumulation", "--to-world-size")
 COLORS: Final = {"exact": "green", "limit law": "yellow", "heuristic": "red"}
 
 
@@ -67,7 +70,7 @@ def transfer(
 ) -> None:
     """Print what a recipe becomes at another batch size, and what each number rests on.
 
-    Items per step are batch size x gradient accumulation x world size.
+    Items per step are batch size x gradient accumulation x world size; at least one of them has a new number.
 
         truestep transfer --optimizer sgd --lr 0.1 --momentum 0.9 --batch-size 256 --to 1024
         truestep transfer --optimizer adamw --lr 3e-4 --batch-size 32 --to 128 --weight-decay 0.1 --steps 10000
@@ -86,6 +89,8 @@ def transfer(
         truestep transfer --optimizer adamw --lr 3e-4 --batch-size 32 --to 128 --probe problem:problem
     """
     try:
+        if (to, to_gradient_accumulation, to_world_size) == (None, None, None):
+            raise UserError(f"give one of {', '.join(NEW)}: without, nothing changes")
         old = Recipe(
             optimizer, lr, batch_size, weight_decay, momentum, betas, eps, steps,
             gradient_accumulation, world_size, reduction.value,
@@ -104,6 +109,7 @@ def transfer(
 
 def _probed(target: str, old: Recipe, new: Recipe, steps: int) -> Probe:
     """The probe of the user's problem, with a progress bar on stderr."""
+    _refuse_what_cannot_run(old)
     columns = (TextColumn("three runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with redirect_stdout(sys.stderr):  # what the user's code prints is no part of the answer
         problem = call(target)
@@ -114,6 +120,16 @@ def _probed(target: str, old: Recipe, new: Recipe, steps: int) -> Probe:
         with user_code(target), Progress(*columns, console=Console(stderr=True)) as progress:
             bar = progress.add_task("", total=3 * steps)
             return probe(problem, old, new, steps, on_step=lambda done, _: progress.update(bar, completed=done))
+
+
+def _refuse_what_cannot_run(recipe: Recipe) -> None:
+    """Raise for an optimizer that torch does not have, before the user's code is loaded."""
+    names = [known.name for known in KNOWN if hasattr(torch.optim, known.torch or "missing")]
+    if recipe.known.name not in names:
+        raise UserError(
+            f"--probe runs torch's own optimizers: {', '.join(names)}; found {recipe.known.name}, "
+            "which truestep.recipe.probe runs in Python, given a Recipe with its class"
+        )
 
 
 def _as_dict(found: Transfer, measured: Probe | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.integrations.batches import cross_entropy, equal, flat_gradient, line
 from tests.integrations.modules import Classifier, TallyClassifier, fit
 
 from truestep.integrations.accelerate import backward, finish
-from truestep.integrations.lightning import ShortWindow, TallyCallback
+from truestep.integrations.lightning import AccumulationMonitor, ShortWindow, TallyCallback
 from truestep.integrations.transformers import Loss, check
 from truestep.loss import Tally
 
@@ -86,14 +87,23 @@ def with_lightning(rank: int, case: str) -> float:
     return max(trainers.relative_error(g, e) for g, e in zip(found, expected, strict=True))
 
 
+def with_monitor(rank: int) -> list[dict[str, Any]]:
+    """What the monitor says of a window of two micro-batches a rank, and of one."""
+    monitor = AccumulationMonitor(lambda batch: (batch[1] != -100).sum())
+    ddp = {"devices": WORLD, "strategy": "ddp", "use_distributed_sampler": False}
+    fit(Classifier(), ragged(6)[rank::WORLD], callbacks=[monitor], accumulate_grad_batches=2, **ddp)
+    return [{"factor": window.factor, "ratios": window.weight_ratios.tolist()} for window in monitor.windows]
+
+
 def see(rank: int, folder: Path) -> dict[str, Any]:
     """One rank's life."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
     found = {f"trainer, {name}": with_trainer(folder, **case) for name, case in CASES.items()}
     found["accelerator"] = with_accelerator(rank)
     found |= {f"lightning, {case}": with_lightning(rank, case) for case in ("tally", "short window")}
-    return found
+    return found | {"monitor": with_monitor(rank)}
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what is imported stays shared between the ranks
     sys.exit(fork(see, WORLD, Path(sys.argv[1]), connect=False))

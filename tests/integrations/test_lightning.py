@@ -12,7 +12,6 @@ from tests.integrations.batches import cross_entropy, equal, linear, mean_loss, 
 from tests.integrations.modules import Classifier, TallyClassifier, fit
 from torch import Tensor
 
-from truestep.integrations import lightning as integration
 from truestep.integrations.lightning import ShortWindow, TallyCallback, check
 from truestep.loss import Tally
 
@@ -138,10 +137,3 @@ def test_manual_optimization_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="automatic_optimization"):
             call()
-
-
-def test_without_lightning_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integration, "Callback", object)
-    for build in (ShortWindow, lambda: TallyCallback(Tally()), lambda: check(Classifier(), cross_entropy, equal(2))):
-        with pytest.raises(ImportError, match=r"pip install 'truestep\[lightning\]'"):
-            build()

@@ -45,3 +45,11 @@ def test_on_two_ranks_every_window_s_gradient_is_the_union_s(case: str, ranks: l
 def test_on_two_ranks_a_tally_is_exact_for_ragged_and_short_windows(case: str, ranks: list[Any]) -> None:
     for rank in ranks:
         assert rank["accelerator"][case] < 1e-14
+
+
+def test_on_two_ranks_the_monitor_counts_the_terms_of_both(ranks: list[Any]) -> None:
+    counts = [[1, 3], [2, 4]]  # of a window of ten terms, by rank; then one and two of a window of three
+    for rank, (full, short) in enumerate(found["monitor"] for found in ranks):
+        assert (full["factor"], short["factor"]) == (1.0, 0.5)
+        assert full["ratios"] == pytest.approx([10 / 4 / num for num in counts[rank]])
+        assert short["ratios"] == pytest.approx([3 / 4 / (1 + rank)])

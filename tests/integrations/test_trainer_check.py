@@ -166,6 +166,14 @@ def test_a_stream_is_not_consumed_and_its_batches_can_be_given(make: Callable[..
         check(own, batches=[])
 
 
+def test_a_missing_training_set_is_no_stream(make: Callable[..., Trainer]) -> None:
+    own = make(classifier(), None, Loss(), max_steps=1)
+    with pytest.raises(ValueError, match="`trainer` has no train_dataset"):
+        check(own)
+    rows = classes(8)
+    assert check(own, batches=[{key: torch.stack([row[key] for row in rows]) for key in rows[0]}]).ok
+
+
 class Writing(Trainer):
     """A `compute_loss` that writes to its labels."""
 
@@ -211,6 +219,13 @@ def test_a_check_leaves_no_trace_in_the_trainer(make: Callable[..., Trainer]) ->
     assert not own.model.bert.training
     assert own.model.classifier.weight.grad is kept
     assert bool((kept == 1).all())
+
+
+def test_no_seed_is_left_for_a_device_that_is_used_later(make: Callable[..., Trainer]) -> None:
+    own, later = make(classifier(), classes()), torch.cuda._lazy_seed_tracker
+    before = later.get_calls()
+    check(own)
+    assert later.get_calls() == before
 
 
 def test_an_exception_leaves_no_trace_either(make: Callable[..., Trainer]) -> None:

@@ -69,6 +69,44 @@ def test_an_encoder_decoder_does_not_shift(make: Callable[..., Trainer]) -> None
     assert right.relative_error < 1e-5
 
 
+def seq2seq(name: str) -> nn.Module:
+    return trainers.bart() if name == "bart" else trainers.t5(dropout_rate=0.0)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_the_attached_loss_makes_an_encoder_decoder_s_inputs(make: Callable[..., Trainer], name: str) -> None:
+    model, rows = seq2seq(name), sentences(8)
+    own = make(model, rows, learning_rate=0.0, per_device_eval_batch_size=8, **IN_ORDER)
+    assert check(own).remedy == "truestep.integrations.transformers.Loss().attach(trainer)"
+    batch = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+    mean = model(**batch).loss
+    expected = trainers.flat(list(torch.autograd.grad(mean, [p for p in model.parameters() if p.requires_grad])))
+    loss = Loss().attach(own)
+    assert check(own).relative_error < 1e-5
+    (gradient,) = trainers.trained(own)
+    assert relative_error(gradient, expected) < 1e-5
+    assert own.evaluate(rows)["eval_loss"] == pytest.approx(float(mean.detach()), rel=1e-5)
+    loss.close()
+    assert "compute_loss" not in vars(own)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_an_encoder_decoder_without_its_inputs_is_told_how_to_get_them(
+    make: Callable[..., Trainer], name: str, smoothing: float
+) -> None:
+    own = make(seq2seq(name), sentences(), None if smoothing else Loss(), label_smoothing_factor=smoothing)
+    with pytest.raises(ValueError, match=r"Loss\(\).attach\(trainer\) makes those"):
+        check(own)
+
+
+def test_a_compute_loss_that_the_trainer_held_comes_back(make: Callable[..., Trainer]) -> None:
+    own = make(trainers.t5(), sentences())
+    own.compute_loss = held = own.compute_loss
+    Loss().attach(own).close()
+    assert vars(own)["compute_loss"] is held
+
+
 class Wrapped(nn.Module):
     """Someone's own module around a causal language model."""
 
@@ -109,6 +147,12 @@ def test_a_trainer_that_splits_its_batches_is_refused(make: Callable[..., Traine
     own.get_cp_size = lambda: 2
     with pytest.raises(ValueError, match="one device a process"):
         Loss().attach(own)
+
+
+def test_what_is_no_trainer_is_refused() -> None:
+    for call in (check, Loss().attach):
+        with pytest.raises(TypeError, match=r"`trainer` must be a transformers.Trainer, found Linear"):
+            call(nn.Linear(1, 1))
 
 
 def test_close_gives_the_trainer_its_own_loss_back(make: Callable[..., Trainer]) -> None:

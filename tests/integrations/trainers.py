@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -26,6 +29,7 @@ from transformers import (
 from transformers.utils import logging
 
 logging.set_verbosity_error()
+gc.freeze()  # every `train()` collects garbage: not among the modules of three frameworks
 
 VOCABULARY, LENGTH, WINDOW = 40, 10, 4
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -61,11 +65,20 @@ def gpt2() -> nn.Module:
     return GPT2LMHeadModel(GPT2Config(**sizes, **dropout, **ends))
 
 
-def t5() -> nn.Module:
+def t5(**config: Any) -> nn.Module:
     """An encoder-decoder, whose first label is fed to the decoder too."""
     sizes = {"vocab_size": VOCABULARY, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
     torch.manual_seed(0)
-    return T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0))
+    return T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0, **config))
+
+
+def bart() -> nn.Module:
+    """An encoder-decoder that takes its decoder's inputs from the encoder's where there are no labels."""
+    half = {"layers": 1, "attention_heads": 2, "ffn_dim": 16}
+    sizes = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in half.items()}
+    torch.manual_seed(0)
+    config = BartConfig(vocab_size=VOCABULARY, d_model=16, max_position_embeddings=16, dropout=0.0, **sizes)
+    return BartForConditionalGeneration(config)
 
 
 def sentences(num: int = 16, *, first: bool = True) -> list[dict[str, Tensor]]:

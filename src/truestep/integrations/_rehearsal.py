@@ -15,6 +15,7 @@ from torch import Tensor
 
 from truestep.integrations._labels import IGNORED, Per, known, num_targets, without_first
 from truestep.integrations._restored import restored
+from truestep.integrations._trainer import MAKES
 from truestep.loss.accumulation._window import preserved, taken
 
 Batch = Mapping[str, Any]
@@ -58,6 +59,8 @@ class Rehearsal:
             return f"let `{type(self._trainer).__name__}.compute_loss` {DIVIDE}, and set loss_is_scaled_for_ga=True"
         if self._trainer.compute_loss_func is not None:
             return f"let `compute_loss_func` {DIVIDE}: truestep.integrations.transformers.Loss() does"
+        if hasattr(self._trainer.model, MAKES):
+            return "truestep.integrations.transformers.Loss().attach(trainer)"
         return "pass compute_loss_func=truestep.integrations.transformers.Loss() to the Trainer"
 
     def accumulated(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -67,7 +70,7 @@ class Rehearsal:
         trainer.current_gradient_accumulation_steps = len(samples)
         for i, inputs in enumerate(samples):
             trainer.accelerator.gradient_state._set_sync_gradients(i == num - 1)
-            _seed(i)
+            self._seed(i)
             trainer.training_step(self._model, inputs, items)
         return self._taken(_world() * self._scale)
 
@@ -130,12 +133,21 @@ class Rehearsal:
         """The micro-batch's mean: a loss function is told its own count, the model's own loss is not told any."""
         trainer = self._trainer
         items = None if trainer.compute_loss_func is None else count.to(trainer.args.device)
-        _seed(i)
+        self._seed(i)
         self._model.train()
         with trainer.compute_loss_context_manager():
             inputs = trainer._prepare_inputs(copy.deepcopy(batch))
             loss = trainer.compute_loss(self._model, inputs, num_items_in_batch=items)
         return loss / trainer.accelerator.num_processes if self._scaled else loss
+
+    def _seed(self, i: int) -> None:
+        random.seed(SEED + i)
+        if self._trainer.args.device.type == "cpu":  # a device that nobody has used yet would keep the seed for later
+            torch.default_generator.manual_seed(SEED + i)
+        else:
+            torch.manual_seed(SEED + i)
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed(SEED + i)
 
     @property
     def _scale(self) -> float:
@@ -152,13 +164,6 @@ class Rehearsal:
             for grad in grads.values():
                 dist.all_reduce(grad)
         return {name: grad / divisor for name, grad in grads.items()}
-
-
-def _seed(i: int) -> None:
-    random.seed(SEED + i)
-    torch.manual_seed(SEED + i)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(SEED + i)
 
 
 def _world() -> int:

@@ -11,6 +11,12 @@ import torch
 
 from truestep.integrations._labels import Per
 from truestep.integrations._rehearsal import Batch, Rehearsal, rehearsal
+from truestep.integrations._trainer import (
+    NO_DECODER_INPUTS,
+    lacks_decoder_inputs,
+    require_trainer,
+    takes_labels_away,
+)
 from truestep.loss.accumulation._accumulation import AccumulationCheck, judge
 from truestep.loss.accumulation._evidence import Window, is_close
 
@@ -46,7 +52,9 @@ def check(trainer: Any, *, batches: Iterable[Batch] | None = None, per: Per = "t
         ratio, cosine, relative error, the cause in words, and the remedy; `print` it.
 
     Raises:
-        ValueError: The training set is a stream, or the Trainer shards the model or the sequence.
+        TypeError: No Trainer.
+        ValueError: The training set is a stream or is not there, the Trainer shards the model or the sequence, or it
+            takes the labels away from an encoder-decoder that needs them.
 
     Example:
         >>> from tempfile import gettempdir
@@ -64,12 +72,15 @@ def check(trainer: Any, *, batches: Iterable[Batch] | None = None, per: Per = "t
         transformers 5.23, `Trainer.training_step`: the loss is not divided by the number of micro-batches if the
         model's `forward` takes `**kwargs`, whether or not it uses the `num_items_in_batch` among them.
     """
+    require_trainer(trainer)
     _refuse(trainer)
     with rehearsal(trainer):
         window = _first_window(trainer) if batches is None else list(batches)
         if not window:
             msg = "`batches` must hold at least one micro-batch"
             raise ValueError(msg)
+        if takes_labels_away(trainer) and any(lacks_decoder_inputs(trainer.model, batch) for batch in window):
+            raise ValueError(NO_DECODER_INPUTS)
         played = Rehearsal(trainer, per)
         half = window[: len(window) // 2]
         return _judged(played, window, _judged(played, half, None) if half else None)
@@ -97,6 +108,12 @@ def _judged(played: Rehearsal, window: list[Batch], short: AccumulationCheck | N
 
 
 def _first_window(trainer: Any) -> list[Batch]:
+    if trainer.train_dataset is None:
+        msg = (
+            "`batches` must be given, since `trainer` has no train_dataset: a list of gradient_accumulation_steps "
+            "collated micro-batches"
+        )
+        raise ValueError(msg)
     if isinstance(trainer.train_dataset, torch.utils.data.IterableDataset) or not hasattr(
         trainer.train_dataset, "__len__"
     ):

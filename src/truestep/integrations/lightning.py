@@ -6,28 +6,21 @@ import logging
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from truestep.core import SumCount, scale_
+from truestep.integrations._lightning_base import Callback, gradients, refuse, require_lightning, scalar
+from truestep.integrations._lightning_measure import AccumulatedWindow, AccumulationMonitor
 from truestep.integrations._restored import restored
 from truestep.loss import Tally
 from truestep.loss.accumulation._accumulation import AccumulationCheck, check_accumulation
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Callback
-else:
-    try:
-        from lightning.pytorch import Callback
-    except ImportError:  # said when one is built
-        Callback = object
-
-__all__ = ["ShortWindow", "TallyCallback", "check"]
+__all__ = ["AccumulatedWindow", "AccumulationMonitor", "ShortWindow", "TallyCallback", "check"]
 
 QUIET: Final[dict[str, Any]] = {
     "logger": False,
@@ -60,14 +53,16 @@ class ShortWindow(Callback):
         Lightning 2.6, `ClosureResult.from_training_step_output`; Lightning issue 19987.
     """
 
+    mends_windows: Final = True
+
     def __init__(self) -> None:
-        _require_lightning()
+        require_lightning()
         self._seen = 0
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot be mended."""
         del stage
-        _refuse(trainer, pl_module)
+        refuse(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """A window never goes on into the next epoch."""
@@ -83,11 +78,11 @@ class ShortWindow(Callback):
         """Multiply by K/k."""
         window = trainer.accumulate_grad_batches * trainer.world_size
         if trainer.world_size > 1:  # another rank may have skipped one
-            seen = _scalar(self._seen, pl_module)
-            dist.all_reduce(seen)
-            scale_(_gradients(optimizer), window / seen)
+            seen = scalar(self._seen, pl_module)
+            torch.distributed.all_reduce(seen)
+            scale_(gradients(optimizer), window / seen)
         elif self._seen not in (0, window):
-            scale_(_gradients(optimizer), _scalar(window / self._seen, pl_module))
+            scale_(gradients(optimizer), scalar(window / self._seen, pl_module))
         self._seen = 0
 
 
@@ -110,15 +105,18 @@ class TallyCallback(Callback):
         >>> trainer = Trainer(accumulate_grad_batches=4, callbacks=callbacks, **QUIET, accelerator="cpu")
     """
 
+    mends_windows: Final = True
+    mends_weights: Final = True
+
     def __init__(self, tally: Tally) -> None:
-        _require_lightning()
+        require_lightning()
         self.tally = tally
         self.window: SumCount | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot be mended."""
         del stage
-        _refuse(trainer, pl_module)
+        refuse(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse a norm of scaled gradients."""
@@ -138,7 +136,7 @@ class TallyCallback(Callback):
         """Undo the division by K, and finish."""
         num = trainer.accumulate_grad_batches
         if num > 1:
-            scale_(_gradients(optimizer), _scalar(num, pl_module))
+            scale_(gradients(optimizer), scalar(num, pl_module))
         self.window = self.tally.finish(p for group in optimizer.param_groups for p in group["params"])
 
     def state_dict(self) -> dict[str, Any]:
@@ -190,7 +188,7 @@ def check(
         >>> check(Module(), loss_fn, batches, **window, callbacks=[ShortWindow()]).ok
         True
     """
-    _require_lightning()
+    require_lightning()
 
     def backward(model: Any, batches: Sequence[Any]) -> None:
         for parameter, grad in _played(model, batches, trainer_args):
@@ -218,7 +216,7 @@ def _played(module: Any, batches: Sequence[Any], trainer_args: dict[str, Any]) -
     loader = DataLoader(list(batches), batch_size=None, collate_fn=_as_it_is)  # pyright: ignore[reportArgumentType]
     with _silence():
         trainer = Trainer(**{**QUIET, **trainer_args})
-        _refuse(trainer, module)
+        refuse(trainer, module)
         with suppress(_StoppedError):
             trainer.fit(module, loader)
     return [(p, found[n].to(p.device)) for n, p in module.named_parameters() if n in found]
@@ -240,27 +238,3 @@ def _silence() -> Generator[None, None, None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _refuse(trainer: Any, module: Any) -> None:
-    if not module.automatic_optimization:
-        msg = "`module` must have automatic_optimization: in manual optimization, divide and `tally.finish` yourself"
-        raise ValueError(msg)
-    if trainer.strategy.handles_gradient_accumulation:
-        msg = f"`strategy` must leave accumulation to Lightning; {type(trainer.strategy).__name__} does it by itself"
-        raise ValueError(msg)
-
-
-def _gradients(optimizer: Optimizer) -> list[Tensor]:
-    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-
-
-def _scalar(value: int | float, module: Any) -> Tensor:
-    """In float64 on the module's device, without a copy from the host."""
-    return torch.full((), value, dtype=torch.float64, device=module.device)
-
-
-def _require_lightning() -> None:
-    if Callback is object:
-        msg = "this needs lightning: pip install 'truestep[lightning]'"
-        raise ImportError(msg)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from truestep.integrations._labels import IGNORED, Per, kept_targets, known, num_targets
+from truestep.integrations._trainer import MAKES, require_trainer, with_decoder_inputs
 from truestep.integrations._trainer_check import check
 from truestep.loss._reduction import unreduced
 
@@ -20,6 +21,7 @@ __all__ = ["Loss", "check"]
 
 UnreducedLoss = Callable[[Tensor, Tensor], Tensor]
 COUNTER: Final = "_get_num_items_in_batch"
+LOSS: Final = "compute_loss"
 
 
 class Loss:
@@ -42,9 +44,9 @@ class Loss:
 
     Note: Where the Trainer's count is not this loss's denominator, `attach` it: for per="item" with several targets a
         row; with `average_tokens_across_devices=False`; for causal heads whose first label is kept and whose
-        `loss_type` is not set (GPT2LMHeadModel), since the Trainer then counts that label too. The Trainer takes the
-        labels away from the model: an encoder-decoder needs `decoder_input_ids` in the batch
-        (`DataCollatorForSeq2Seq(model=model)` makes them).
+        `loss_type` is not set (GPT2LMHeadModel), since the Trainer then counts that label too; and for
+        encoder-decoders, from which the Trainer takes the labels away: `attach` makes their `decoder_input_ids`
+        (`DataCollatorForSeq2Seq(model=model)` does too; T5 stops without, BART trains on the wrong ones).
 
     Example:
         >>> window, labels = torch.randn(6, 3), torch.tensor([0, 2, -100, 1, 1, 0])
@@ -67,6 +69,7 @@ class Loss:
         self._counts_shifted = bool(shift)
         self._trainer: Any = None
         self._loss_before: Any = None
+        self._compute_before: Any = None  # what the trainer itself held under this name
 
     def __call__(
         self, outputs: Any, labels: Num[Tensor, "*lead"] | None, num_items_in_batch: int | float | Tensor | None = None
@@ -100,9 +103,13 @@ class Loss:
     def attach(self, trainer: Any) -> Self:
         """Become the loss of `trainer`, and have it count this loss's own denominator; undone by `close`.
 
+        An encoder-decoder also gets the `decoder_input_ids` that it would have made of the labels.
+
         Raises:
+            TypeError: No Trainer.
             ValueError: A Trainer that smooths labels itself, or does not hold whole models and whole batches.
         """
+        require_trainer(trainer)
         if trainer.args.label_smoothing_factor and not self._smoothing:
             msg = (
                 "`label_smoothing_factor` has no effect beside a loss function: give Loss(label_smoothing=...) instead"
@@ -117,12 +124,18 @@ class Loss:
         self._trainer, self._loss_before = trainer, trainer.compute_loss_func
         trainer.compute_loss_func = self
         setattr(trainer, COUNTER, self._count)
+        self._compute_before = vars(trainer).get(LOSS)
+        if hasattr(trainer.model, MAKES):
+            setattr(trainer, LOSS, _feeding_the_decoder(trainer))
         return self
 
     def close(self) -> None:
         """Give the trainer its own loss and count back."""
         if self._trainer is not None:
             delattr(self._trainer, COUNTER)
+            vars(self._trainer).pop(LOSS, None)
+            if self._compute_before is not None:
+                setattr(self._trainer, LOSS, self._compute_before)
             self._trainer.compute_loss_func = self._loss_before
             self._trainer = None
 
@@ -169,6 +182,16 @@ class Loss:
             msg = f"`shift` must be given for outputs of type {name}: do logits at position t predict label t + 1?"
             raise ValueError(msg)
         return shifted
+
+
+def _feeding_the_decoder(trainer: Any) -> Callable[..., Any]:
+    """The trainer's `compute_loss`, of batches with decoder inputs."""
+    before = trainer.compute_loss
+
+    def compute_loss(model: Any, inputs: Mapping[str, Any], *arguments: Any, **keywords: Any) -> Any:
+        return before(model, with_decoder_inputs(trainer.model, inputs), *arguments, **keywords)
+
+    return compute_loss
 
 
 def _shifts(model: Any) -> bool:
