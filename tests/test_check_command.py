@@ -55,6 +55,18 @@ def stepping():
         torch.optim.SGD(model.parameters(), lr=1.0).step()
     return nn.Linear(3, 1), loss_fn, torch.randn(4, 8, 3), loop
 
+def untargeted():
+    def weighted(model, batch):
+        losses = model(batch).square()
+        return losses, torch.zeros_like(losses)
+    return nn.Linear(3, 1), weighted, torch.randn(4, 8, 3)
+
+def noise():
+    def loop(model, micro_batches):
+        for batch in micro_batches:
+            loss_fn(model, torch.randn(8, 3) * 9).backward()
+    return nn.Linear(3, 1), loss_fn, torch.randn(4, 8, 3), loop
+
 def fixed():
     def loop(model, micro_batches):
         for i in range(4):
@@ -98,7 +110,7 @@ def test_json_is_one_object_whatever_the_user_s_code_prints() -> None:
     assert (found["ok"], found["micro_batches"], found["short"]["micro_batches"]) == (False, 4, 2)
     assert found["short"]["ratio"] == pytest.approx(2.0, abs=1e-3)
     assert set(found) == {
-        *("ok", "micro_batches", "ratio", "factor", "cosine", "relative_error"),
+        *("ok", "judged", "micro_batches", "ratio", "factor", "cosine", "relative_error"),
         *("floor", "tolerance", "cause", "remedy", "short"),
     }
 
@@ -107,8 +119,19 @@ def test_what_is_no_number_is_null_and_never_right() -> None:
     result = check("users_window:nan", "--json")
     assert result.exit_code == 1
     found = json.loads(result.stdout, parse_constant=pytest.fail)
-    assert (found["ok"], found["ratio"]) == (False, None)
+    assert (found["ok"], found["judged"], found["ratio"]) == (False, True, None)
     assert found["cause"].startswith("not finite")
+
+
+@pytest.mark.parametrize(("name", "cause"), [("untargeted", "nothing to compare"), ("noise", "the loop itself varies")])
+def test_what_cannot_be_judged_is_exit_code_2_and_not_called_wrong(name: str, cause: str) -> None:
+    result = check(f"users_window:{name}")
+    assert result.exit_code == 2
+    assert f"not judged {cause}" in result.stdout
+    assert "wrong" not in result.stdout
+    result = check(f"users_window:{name}", "--json")
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["ok"], found["judged"]) == (2, False, False)
 
 
 WRONG = {
@@ -138,5 +161,13 @@ def test_a_check_that_cannot_be_made_is_one_line_and_exit_code_2(target: str) ->
 
 def test_the_help_teaches_with_a_function_and_its_call() -> None:
     told = check("--help").stdout
-    for words in ("def window():", "micro_batches=", "backward=", "truestep check window:window", "Exit code 0"):
+    for words in (
+        "def window():",
+        "micro_batches=",
+        "backward=",
+        "truestep check window:window",
+        "Exit code 0",
+        "nothing can be judged",
+        "BatchNorm",
+    ):
         assert words in told

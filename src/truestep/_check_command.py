@@ -25,7 +25,10 @@ def check(
 ) -> None:
     """Check that accumulating gradients gives that of the whole batch; if not, name the cause.
 
-    Exit code 0 if it does, 1 if it does not, 2 if the check cannot be made.
+    Exit code 0 if it does, 1 if it does not, 2 if the check cannot be made
+    or nothing can be judged (no kept target, a loop of noise). A right loop of
+    a model with BatchNorm in training mode is 1, since no split is exact:
+    return the model with its BatchNorm in eval mode to have the loop judged.
 
     The function takes nothing and returns the arguments of check_accumulation,
     as a dict or a tuple; modules of the current directory are found:
@@ -53,7 +56,7 @@ def check(
         typer.echo(json.dumps(as_dict(found)))
     else:
         _print(found)
-    raise typer.Exit(0 if found.ok else 1)
+    raise typer.Exit(0 if found.ok else 1 if found.judged else 2)
 
 
 def as_dict(found: AccumulationCheck) -> dict[str, Any]:
@@ -62,6 +65,7 @@ def as_dict(found: AccumulationCheck) -> dict[str, Any]:
     numbers |= {"floor": found.floor, "tolerance": found.tolerance}
     return {
         "ok": found.ok,
+        "judged": found.judged,
         "micro_batches": found.evidence.window.num_micro_batches,
         **{name: value if abs(value) < float("inf") else None for name, value in numbers.items()},
         "cause": found.cause,
@@ -102,7 +106,8 @@ def _print(found: AccumulationCheck) -> None:
             table.add_row(name, str(part.evidence.window.num_micro_batches), *numbers)
     console = Console(highlight=False)
     console.print(table)
-    color, verdict = ("green", "right") if found.ok else ("red", "wrong")
+    wrong = ("red", "wrong") if found.judged else ("yellow", "not judged")
+    color, verdict = ("green", "right") if found.ok else wrong
     console.print(f"[{color}]{verdict}[/] {escape(found.cause)}", soft_wrap=True)
     if found.remedy:
         console.print(f"[bold]to do[/] {escape(found.remedy)}", soft_wrap=True)

@@ -19,13 +19,19 @@ def turned(by: float, factor: float = 1.0) -> Comparison:
     return Comparison(norm, 1.0, factor, factor / norm, ((factor - 1) ** 2 + (norm * by) ** 2) ** 0.5, by)
 
 
-def evidence(found: Comparison, k: int = 4, half: float | None = None, **more: Any) -> Evidence:
-    """A window of k micro-batches; `half` is the factor of half of it, which has half of its counts and weight."""
-    facts = {name: more.pop(name) for name in ("weight", "counts", "lengths", "batch_norm") if name in more}
+FACTS = ("weight", "counts", "kept", "lengths", "batch_norm", "loss")
+
+
+def evidence(found: Comparison, k: int = 4, half: float | Comparison | None = None, **more: Any) -> Evidence:
+    """A window of k micro-batches; `half`: half of it, or its factor; it has half of the counts and weight."""
+    facts = {name: more.pop(name) for name in FACTS if name in more}
     halved = {**facts, "counts": tuple(n / 2 for n in facts.get("counts", ()))}
+    halved["kept"] = tuple((kept / 2, counted / 2) for kept, counted in facts.get("kept", ()))
+    halved["loss"] = more.pop("half_loss", facts.get("loss"))
     if "weight" in facts:
         halved["weight"] = facts["weight"] / 2
-    short = None if half is None else Evidence(Window(k // 2, **halved), multiple(half), 1e-5)
+    of_half = multiple(half) if isinstance(half, float) else half
+    short = None if of_half is None else Evidence(Window(k // 2, **halved), of_half, 1e-5)
     return Evidence(Window(k, **facts), found, more.pop("tolerance", 1e-5), more.pop("floor", 0.0), short, **more)
 
 

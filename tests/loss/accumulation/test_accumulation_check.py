@@ -30,5 +30,12 @@ def test_a_check_is_right_only_if_its_half_is() -> None:
     assert not replace(made(1.0), evidence=evidence(multiple(float("nan")))).ok
 
 
+def test_what_is_not_judged_is_called_neither_right_nor_wrong() -> None:
+    unjudged = replace(made(2.0), evidence=evidence(multiple(2.0), weight=0.0))
+    assert (unjudged.judged, made(4.0).judged) == (False, True)
+    assert str(unjudged).startswith("gradient accumulation: not judged")
+    assert str(made(4.0)).startswith("gradient accumulation: WRONG")
+
+
 def test_factor_and_tolerance_are_those_of_the_evidence() -> None:
     assert (made(4.0).factor, made(4.0).tolerance) == (4.0, 1e-5)

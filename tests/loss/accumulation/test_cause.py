@@ -46,6 +46,27 @@ def test_a_right_window_whose_half_is_wrong_tells_what_is_wrong_with_the_half() 
     assert told.startswith("on 2 of the 4 micro-batches alone: a constant factor")
 
 
+DEAF = "the loop ignores its argument"
+
+
+@pytest.mark.parametrize(("found", "moved"), [(multiple(1.0), 0.0), (turned(0.5), 1e-6)])
+def test_half_of_a_window_that_leaves_the_gradient_of_all_of_it_was_not_looked_at(
+    found: Comparison, moved: float
+) -> None:
+    assert cause(evidence(found, half=turned(0.3), moved=moved)).sentence.startswith(DEAF)
+
+
+def test_equal_gradients_of_equal_halves_are_no_deaf_loop() -> None:
+    told = [
+        evidence(multiple(4.0), half=2.0, moved=0.0),  # half's direction is right
+        evidence(turned(0.3), half=turned(0.3), moved=0.0),  # the micro-batches are alike
+        evidence(turned(0.3), half=turned(0.5), moved=0.1),
+        evidence(turned(0.3), half=turned(0.5), moved=NAN),
+        evidence(turned(0.3), half=turned(0.5)),
+    ]
+    assert not any(DEAF in cause(one).sentence for one in told)
+
+
 def test_a_loss_fn_that_sums_is_seen_by_the_union_being_k_means() -> None:
     union = fitted(1.0, 1.0, 1.0, 1.0, mean=4.0)
     assert "`loss_fn` gives a sum" in cause(evidence(multiple(0.25), half=0.5, union=union)).sentence

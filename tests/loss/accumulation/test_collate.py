@@ -4,6 +4,7 @@ from collections import OrderedDict, UserDict, namedtuple
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -93,11 +94,46 @@ def test_what_cannot_be_joined_is_named_with_what_to_do(name: str) -> None:
     assert "`collate`" in str(refused.value)
 
 
-def test_a_fresh_batch_has_new_containers_around_the_same_tensors() -> None:
-    batch = {"x": torch.zeros(2), "deep": [torch.ones(2), {"y": None}]}
+def test_arrays_are_refused_with_the_way_to_tensors() -> None:
+    with pytest.raises(
+        ValueError, match=r"`batch\[0\]` \(ndarray\) is no tensor: give torch tensors \(`torch.from_numpy"
+    ):
+        joined([(np.zeros((2, 3)),), (np.zeros((2, 3)),)])
+
+
+def test_a_fresh_batch_has_new_containers_around_the_same_values() -> None:
+    batch = {"x": torch.zeros(2), "deep": [torch.ones(2, requires_grad=True), {"y": None}], "name": object()}
     copy = fresh(batch)
+    assert torch.equal(copy["deep"][0], batch["deep"][0])
+    assert copy["deep"][0].requires_grad
+    assert copy["name"] is batch["name"]
     copy["deep"][1].pop("y")
     copy.pop("x")
-    assert list(batch) == ["x", "deep"]
+    assert list(batch) == ["x", "deep", "name"]
     assert batch["deep"][1] == {"y": None}
-    assert copy["deep"][0] is batch["deep"][0]
+
+
+class Graph:
+    """As other packages' batches are: no container, but with a `clone`."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def clone(self) -> "Graph":
+        return Graph(self.x.clone())
+
+
+WRITTEN: dict[str, tuple[Any, Any]] = {
+    "tensor": (torch.zeros(2), lambda batch: batch),
+    "packed": (pack_sequence([torch.zeros(2)]), lambda batch: batch.data),
+    "array": (np.zeros(2), lambda batch: batch),
+    "clone": (Graph(torch.zeros(2)), lambda batch: batch.x),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_written_into_a_fresh_batch_is_not_written_into_the_user_s(name: str) -> None:
+    batch, values = WRITTEN[name]
+    found = values(fresh([batch])[0])
+    found += 1.0
+    assert (float(found.sum()), float(values(batch).sum())) == (2.0, 0.0)

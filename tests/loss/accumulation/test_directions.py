@@ -43,6 +43,12 @@ def test_a_direction_has_its_name(name: str) -> None:
     assert told.remedy
 
 
+@pytest.mark.parametrize(("left", "name"), [(0.01, "lost micro-batches"), (0.04, "wrong weights")])
+def test_what_clipping_leaves_is_not_lost_however_coarse_the_gradients(left: float, name: str) -> None:
+    yours, union = fitted(left, 0.3, 0.9, off=0.9), fitted(*SHARES, off=0.2)
+    assert name in cause(evidence(turned(0.6), k=3, tolerance=3e-2, yours=yours, union=union)).sentence
+
+
 def test_many_micro_batches_are_not_all_listed() -> None:
     shares: Any = [i / 210 for i in range(1, 21)]
     told = cause(evidence(turned(0.2), k=20, yours=fitted(*[0.05] * 20), union=fitted(*shares, off=0.4)))

@@ -3,12 +3,14 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.loss.accumulation.loops import Tokens, each, mean, mlp, next_words, right, tokens, weighted, window
 from torch import nn
 
 from truestep.loss.accumulation import _window
+from truestep.loss.accumulation._collate import joined
 from truestep.loss.accumulation._comparison import compare
 from truestep.loss.accumulation._problem import Problem, mean_loss
 
@@ -71,6 +73,20 @@ def test_what_is_known_of_a_window_is_read_off_its_batches() -> None:
     found = Problem(Tokens(), next_words, batches).reference()[1]
     assert (found.num_micro_batches, found.weight, found.lengths) == (2, 3 * 15 + 3 * 3, (16,))
     assert found.counts == (6, 96, 96, 90, 6, 96, 3 * 16 + 3 * 4, 3 * 15 + 3 * 3)
+    assert found.kept[4:] == ((60, 96), (54, 90), (54, 96), (54, 60))
+
+
+def test_the_window_s_loss_is_that_of_its_union() -> None:
+    model, batches = mlp().eval(), tuple(window(3, 5, 2))
+    of_union, of_parts = (Problem(model, loss_fn, batches).reference()[1].loss for loss_fn in (mean, weighted))
+    assert of_union == pytest.approx(float(mean(model, joined(batches)).detach()), rel=1e-14)
+    assert of_parts == pytest.approx(of_union, rel=1e-14)
+
+
+def test_equal_objects_that_are_no_tensors_stand_in_the_union_as_they_are() -> None:
+    shared = np.ones(3)
+    batches = tuple({**batch, "shared": shared} for batch in window(3, 5))
+    assert Problem(mlp(), mean, batches).reference()[1].num_micro_batches == 2
 
 
 def test_the_narrowest_float_of_the_forward_pass_is_seen() -> None:

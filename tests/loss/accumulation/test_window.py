@@ -123,6 +123,36 @@ def test_a_loop_that_steps_is_refused_and_the_weights_are_put_back(quietly: bool
     assert_same(before, state(model))
 
 
+def drifting(model: Any, batches: Sequence[Any]) -> None:
+    for batch in batches:
+        batch["x"].add_(0.1)
+    each(mean, lambda k: 1 / k)(model, batches)
+
+
+def centred(model: Any, batch: Any) -> Tensor:
+    batch["x"].sub_(batch["x"].mean(1, keepdim=True))
+    batch["scale"].mul_(2.0)  # of no item: it is the same tensor in the union
+    return mean(model, batch) * batch["scale"]
+
+
+def test_a_loop_that_writes_into_its_batches_leaves_them_as_they_were_and_meets_them_so_in_each_run() -> None:
+    batches = window(4, 4, 4)
+    before = [batch["x"].clone() for batch in batches]
+    check = check_accumulation(mlp(), mean, batches, drifting)
+    assert check.floor == 0.0
+    assert not check.ok
+    assert_same(before, [batch["x"] for batch in batches])
+
+
+def test_a_loss_fn_that_writes_into_its_batches_is_judged_by_what_it_was_given() -> None:
+    scale = torch.tensor(1.0)
+    batches = [{**batch, "scale": scale} for batch in window(4, 4, 4)]
+    before = [batch["x"].clone() for batch in batches]
+    assert check_accumulation(mlp(), centred, batches).ok
+    assert_same(before, [batch["x"] for batch in batches])
+    assert float(scale) == 1.0
+
+
 def test_the_caller_s_gradients_do_not_enter_the_check() -> None:
     model, batches = mlp(), window(4, 4)
     clean = check_accumulation(model, mean, batches)

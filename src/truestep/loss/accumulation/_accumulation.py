@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from truestep.loss.accumulation._accumulation_check import AccumulationCheck
 from truestep.loss.accumulation._averaging import averaging_groups
 from truestep.loss.accumulation._cause import Cause, cause, with_batch_norm
-from truestep.loss.accumulation._comparison import Gradients, compare, fit
+from truestep.loss.accumulation._comparison import Comparison, Gradients, compare, fit
 from truestep.loss.accumulation._evidence import Evidence, Window
 from truestep.loss.accumulation._problem import Problem
 from truestep.loss.accumulation._window import has_training_batch_norm, preserved, quiet
@@ -35,12 +37,14 @@ def check_accumulation(
     r"""Compare the gradient that a loop accumulates with that of the union batch, and name the cause of a difference.
 
     The reference is :math:`\sum_i w_i \nabla\ell_i / \sum_i w_i` where `loss_fn` gives (losses, weights), else the
-    gradient of the scalar that it gives for the union of the micro-batches. The loop runs twice, on all micro-batches
-    and on the first half of them: a window at the end of an epoch is short.
+    gradient of the scalar that it gives for the union of the micro-batches. The loop runs twice on all micro-batches
+    and twice on the first half of them: a window at the end of an epoch is short.
 
     All modules but BatchNorm are held in eval mode meanwhile, so that dropout raises no alarm. Gradients, buffers,
-    modes and random state are put back, also after an exception; memory for a copy of the parameters, two to four
-    of the gradients, and one union batch is needed.
+    modes and random state are put back, also after an exception, and the loop gets copies of the batches; memory for
+    a copy of the parameters, three to five of the gradients, one of the batches and one union batch is needed. Objects
+    that the loop holds (a `Tally`, a `NoiseScale`, a GradScaler) are not put back: build them inside `backward`, or
+    check with copies.
 
     Args:
         model: Any module. Under DistributedDataParallel or `fully_shard` every rank calls this with as many
@@ -75,7 +79,8 @@ def check_accumulation(
     with preserved(model):
         problem = Problem(model, loss_fn, tuple(micro_batches), backward, collate, averaging_groups(model))
         half = problem.half()
-        return _checked(problem, short=None if half is None else _checked(half))
+        short, left = (None, None) if half is None else _checked(half)
+        return _checked(problem, short, left)[0]
 
 
 def judge(
@@ -86,6 +91,7 @@ def judge(
     again: Gradients | None = None,
     parts: Parts = (),
     short: AccumulationCheck | None = None,
+    half: Gradients | None = None,
     frozen: AccumulationCheck | None = None,
     precision: torch.dtype | None = None,
 ) -> AccumulationCheck:
@@ -98,7 +104,8 @@ def judge(
         again: What the loop left in a second run.
         parts: Gradient of each micro-batch's own mean loss, or a function that gives them, called if something is
             wrong: without them a wrong direction gets no name.
-        short: The check of half of the window.
+        short: The check of half of the window; left out if nothing can be told from that half.
+        half: What the loop left on half of the window.
         frozen: The check with BatchNorm's statistics held fixed, where BatchNorm takes part.
         precision: Narrowest float that the forward pass used, where it is narrower than the gradients (autocast).
 
@@ -109,7 +116,9 @@ def judge(
     found = compare(accumulated, reference)
     floor = 0.0 if again is None else compare(again, accumulated).relative_error
     tolerance = max(_tolerance([*accumulated.values(), *reference.values()], precision), FLOORS * floor)
-    base = Evidence(window, found, tolerance, floor, None if short is None else short.evidence)
+    short = short if short is not None and _tells(short.evidence, found) else None
+    moved = None if half is None else compare(half, accumulated).relative_error
+    base = Evidence(window, found, tolerance, floor, None if short is None else short.evidence, moved=moved)
     evidence = base
     if not base.same and found.relative_error < float("inf"):
         given = parts() if callable(parts) else parts
@@ -122,23 +131,30 @@ def judge(
     )
 
 
-def _checked(problem: Problem, short: AccumulationCheck | None = None, *, frozen: bool = False) -> AccumulationCheck:
-    """The check of one window; again with BatchNorm frozen if it is wrong and one is in training mode."""
+def _checked(
+    problem: Problem, short: AccumulationCheck | None = None, half: Gradients | None = None, *, frozen: bool = False
+) -> tuple[AccumulationCheck, Gradients]:
+    """The check of one window and what the loop left; again with BatchNorm frozen if that is wrong and one trains."""
     with quiet(problem.model, frozen=frozen):
         reference, window, precision = problem.reference()
-        once, again = problem.loop(), problem.loop()
-        check = judge(once, reference, window, again=again, parts=problem.parts, short=short, precision=precision)
+        once, again = (problem.loop(), problem.loop()) if window.weight != 0 else ({}, {})  # no target: it may raise
+        judged = partial(judge, once, reference, window, again=again, short=short, half=half, precision=precision)
+        check = judged(parts=problem.parts)
         trains = has_training_batch_norm(problem.model)
     if check.evidence.same or not trains:
-        return check
-    held = _checked(problem, frozen=True)
-    return judge(once, reference, window, again=again, short=short, frozen=held, precision=precision)
+        return check, once
+    return judged(frozen=_checked(problem, frozen=True)[0]), once
+
+
+def _tells(half: Evidence, found: Comparison) -> bool:
+    """Whether half of a window can be judged: not if it has no kept target, be it by weights or by a mean of none."""
+    return half.judged and (half.found.reference_norm < float("inf") or not found.reference_norm < float("inf"))
 
 
 def _explained(e: Evidence, accumulated: Gradients, reference: Gradients, parts: Sequence[Gradients]) -> Evidence:
     """The evidence with both gradients as combinations of the micro-batches', whose rounding may have grown."""
     yours, union = fit(accumulated, parts), fit(reference, parts)
-    return Evidence(e.window, e.found, e.tolerance * max(1.0, union.cancelled), e.floor, e.short, yours, union)
+    return replace(e, tolerance=e.tolerance * max(1.0, union.cancelled), yours=yours, union=union)
 
 
 def _tolerance(gradients: list[Tensor], precision: torch.dtype | None) -> float:

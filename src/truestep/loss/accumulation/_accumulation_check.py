@@ -17,7 +17,8 @@ class AccumulationCheck:
         relative_error: :math:`\|a - r\| / \|r\|`.
         cause: A sentence that says what is wrong, or that nothing is.
         floor: Relative difference of two runs of the loop; an error of three times that is none.
-        short: The same for the first half of the window; None for a window of one micro-batch.
+        short: The same for the first half of the window; None for a window of one micro-batch, and where nothing can
+            be told from the half (it has no kept target, say).
         remedy: What to do; "" where nothing is wrong.
         evidence: All numbers that the cause was found from.
 
@@ -46,6 +47,11 @@ class AccumulationCheck:
         return self.evidence.same and (self.short is None or self.short.ok)
 
     @property
+    def judged(self) -> bool:
+        """Whether anything could be told: not if there is no target, no gradient to compare with, or only noise."""
+        return self.evidence.judged
+
+    @property
     def tolerance(self) -> float:
         """Relative error up to which the gradient counts as the same."""
         return self.evidence.tolerance
@@ -56,7 +62,8 @@ class AccumulationCheck:
         return self.evidence.found.factor
 
     def __str__(self) -> str:
-        lines = [f"gradient accumulation: {'right' if self.ok else 'WRONG'}", self._line("window")]
+        verdict = "right" if self.ok else "WRONG" if self.judged else "not judged"
+        lines = [f"gradient accumulation: {verdict}", self._line("window")]
         if self.short is not None:
             lines.append(self.short._line("half of it"))
         lines.append(f"  the loop varies by {self.floor:.1g} between runs; same is up to {self.tolerance:.1g}")

@@ -18,7 +18,7 @@ SAME: Final = "the accumulated gradient is that of the union batch"
 def cause(evidence: Evidence) -> Cause:
     """The first rule that speaks."""
     found, tolerance = evidence.found, evidence.tolerance
-    straight = found.turned <= 3 * tolerance and abs(found.factor - 1) > tolerance / 2
+    straight = evidence.straight and abs(found.factor - 1) > tolerance / 2
     rules = (*FIRST, *(FACTORS if straight else DIRECTIONS))
     return next(told for rule in rules if (told := rule(evidence)) is not None)
 
@@ -94,6 +94,16 @@ def _right(e: Evidence) -> Cause | None:
     return Cause(told, "")
 
 
+def _deaf(e: Evidence) -> Cause | None:
+    """The same gradient from half of the window, whose direction it is not."""
+    if e.short is None or e.short.straight or e.moved is None or not e.moved <= e.tolerance:
+        return None
+    if abs(e.found.relative_error - e.short.found.relative_error) <= e.tolerance:
+        return None  # both halves of the window are alike
+    told = "the loop ignores its argument: half of the window left the same gradient as all of it"
+    return Cause(told, "let `backward` run over the `micro_batches` that it is given, not over a loader of its own")
+
+
 def _short_window(e: Evidence) -> Cause | None:
     if not e.same or e.short is None:
         return None
@@ -121,6 +131,7 @@ FIRST: Final[tuple[Rule, ...]] = (
     _no_gradient,
     _not_judged,
     _right,
+    _deaf,
     _short_window,
     _sum_in_loss_fn,
 )

@@ -35,8 +35,16 @@ def joined(micro_batches: Sequence[Any]) -> Any:
 
 
 def fresh(batch: Any) -> Any:
-    """The batch in new containers: a loop that pops its labels finds them at its next run. Tensors are not copied."""
-    return _zipped(lambda _, parts: parts[0], "batch", [batch])
+    """The batch copied: a loop that pops its labels, or writes to its inputs, finds them as they were at its next run.
+
+    Containers, tensors, arrays and what has `clone` are copied; other leaves are handed on as they are.
+
+    Example:
+        >>> batch = {"x": torch.zeros(2)}
+        >>> fresh(batch)["x"].add_(1.0), batch["x"]
+        (tensor([1., 1.]), tensor([0., 0.]))
+    """
+    return _zipped(lambda _, parts: _copied(parts[0]), "batch", [batch])
 
 
 def leaves(batch: Any, path: Path = "batch") -> Iterator[tuple[Path, Any]]:
@@ -103,6 +111,15 @@ def _rebuilt(like: Any, values: list[Any]) -> Any:
     return made
 
 
+def _copied(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.detach().clone().requires_grad_(x.requires_grad)
+    if isinstance(x, (PackedSequence, list)) or hasattr(x, "__array__"):
+        return copy.deepcopy(x)
+    clone = getattr(x, "clone", None)
+    return clone() if callable(clone) and not isinstance(x, type) else x
+
+
 def _joined_leaf(path: Path, parts: list[Any], items: list[int | None]) -> Any:
     if isinstance(parts[0], list):
         return [word for part in parts for word in part]
@@ -116,6 +133,9 @@ def _joined_leaf(path: Path, parts: list[Any], items: list[int | None]) -> Any:
     if _equal(parts):
         return parts[0]
     kind = type(parts[0]).__name__
+    if hasattr(parts[0], "__array__") and not isinstance(parts[0], Tensor):
+        msg = f"`{path}` ({kind}) is no tensor: give torch tensors (`torch.from_numpy`), or pass `collate`"
+        raise ValueError(msg)
     msg = f"`{path}` ({kind}) differs between micro-batches and is no tensor of items; pass `collate`, or leave it out"
     raise ValueError(msg)
 

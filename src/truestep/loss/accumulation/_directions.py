@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from truestep.loss.accumulation._evidence import TALLY, Cause, Evidence, Rule, is_close
+from truestep.loss.accumulation._evidence import BLURRED, CLOSE, TALLY, Cause, Evidence, Rule, is_close
 
 
 def _lost(e: Evidence) -> Cause | None:
@@ -12,7 +12,8 @@ def _lost(e: Evidence) -> Cause | None:
     if not (yours and union):
         return None
     scale = max(map(abs, yours))
-    gone = [i for i, (c, share) in enumerate(zip(yours, union, strict=True)) if abs(c) < e.near * scale < abs(share)]
+    trace = scale * max(min(e.tolerance / 2, BLURRED), CLOSE)  # less than clipping leaves
+    gone = [i for i, (c, share) in enumerate(zip(yours, union, strict=True)) if abs(c) < trace < abs(share)]
     if not gone:
         return None
     names = ", ".join(str(i + 1) for i in gone)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from math import log2
 from typing import Final
 
-from truestep.loss.accumulation._evidence import DIVIDE_BY_THOSE_THERE, TALLY, Cause, Evidence, Rule, is_close
+from truestep.loss.accumulation._evidence import CLOSE, DIVIDE_BY_THOSE_THERE, TALLY, Cause, Evidence, Rule, is_close
+
+LOSS_SCALE: Final = 256  # a power of two from here on looks like a GradScaler's
+UNCLIPPED: Final = 'if that is meant, check the loop up to and without clipping, and with scale="mean"'
+COUNT_KEPT: Final = f"count neither padding nor ignored targets, and weights as what they weigh; {TALLY}"
+UNSCALE: Final = (
+    "looks like a GradScaler's: divide `.grad` by `scaler.get_scale()` at the end of `backward` "
+    "(not `scaler.unscale_`, which refuses the check's second run)"
+)
 
 
 def _ascent(e: Evidence) -> Cause | None:
@@ -71,8 +80,51 @@ def _wrong_count(e: Evidence) -> Cause | None:
     for count, half_count in zip(e.window.counts, half.counts, strict=False):
         if count and half_count and e.is_factor(e.window.weight / count, half.weight / half_count):
             told = f"wrong count: divided by {count:g} terms, but the weights sum to {e.window.weight:g}"
-            return Cause(told, f"count neither padding nor ignored targets, and weights as what they weigh; {TALLY}")
+            return Cause(told, COUNT_KEPT)
     return None
+
+
+def _ignored_counted(e: Evidence) -> Cause | None:
+    half = e.short.window if e.short else e.window
+    for (kept, counted), (kept_half, counted_half) in zip(e.window.kept, half.kept, strict=False):
+        known = 0 < kept < counted and kept_half > 0 and e.window.weight in {None, kept}
+        if known and e.is_factor(kept / counted, kept_half / counted_half):
+            told = f"looks like ignored targets that are counted: {e.found.factor:.4f} = {kept:g}/{counted:g}"
+            return Cause(told, COUNT_KEPT)
+    return None
+
+
+def _loss_scale(e: Evidence) -> Cause | None:
+    k, k_half = e.window.num_micro_batches, e.short.window.num_micro_batches if e.short else 1
+    for times, times_half in ((1, 1), (k, k_half)):
+        scale = 2 ** round(log2(e.found.factor / times))
+        if scale >= LOSS_SCALE and e.is_factor(scale * times, scale * times_half):
+            told = f"a constant factor: the gradient is {scale} times that of the union batch, a power of two"
+            undivided = "" if times == 1 else f"; and a missing division, {k} micro-batches are added, not averaged"
+            return Cause(f"{told}{undivided}", UNSCALE + (f"; and divide each loss by {k}" if undivided else ""))
+    return None
+
+
+def _divided_by_loss(e: Evidence) -> Cause | None:
+    loss, half = e.window.loss, e.short.window.loss if e.short else e.window.loss
+    if not (loss and half and 0 < loss < float("inf") and 0 < half < float("inf")):
+        return None
+    ways = (1.0, 'the loss itself (as scale="unit" does, "ref" in its first window)'), (0.5, 'its root (scale="sqrt")')
+    for power, name in ways:
+        if e.is_factor(loss**-power, half**-power):
+            told = f"divided by {name}: the direction is right, the gradient is {e.found.factor:.4g} times that of"
+            return Cause(f"{told} the union batch, whose loss is {loss:.4g}", UNCLIPPED)
+    return None
+
+
+def _clipped(e: Evidence) -> Cause | None:
+    if e.short is None or not e.short.straight or e.is_factor(e.found.factor, e.found.factor):
+        return None
+    norm, half = e.found.norm, e.short.found.norm
+    if abs(norm - half) > max(CLOSE, e.tolerance / 2) * norm:
+        return None
+    told = f"clipped: on all of the window and on half of it the gradient has norm {norm:.4g}; its direction is right"
+    return Cause(told, UNCLIPPED.replace("if that is meant, ", "") + ' (scale="ngd" makes such gradients too)')
 
 
 def _constant_factor(e: Evidence) -> Cause | None:
@@ -80,15 +132,15 @@ def _constant_factor(e: Evidence) -> Cause | None:
     if not e.is_factor(f, f):
         half = e.short.found.factor if e.short else f
         told = f"a factor that depends on the window: {f:.4g} on all of it, {half:.4g} on its first half"
-        return Cause(told, TALLY)
+        remedy = f'clipping does that, and scale="ref", "unit", "sqrt" or "ngd": {UNCLIPPED}; if not, {TALLY}'
+        return Cause(f"{told}; the direction is right, the loop rescales the step", remedy)
     told = f"a constant factor: the gradient is {f:.5g} times that of the union batch"
-    if f >= 256 and f.hex().startswith("0x1.0000"):
-        return Cause(f"{told}, a power of two", "looks like a GradScaler's: end with `scaler.unscale_(optimizer)`")
     if 1e-9 < f < 1 and is_close(1 / f, round(1 / f), e.tolerance):
         return Cause(
             f"{told}, 1/{round(1 / f)}", "look for a division too many: by ranks, by classes, by a loss weight"
         )
-    return Cause(told, "look for a weight on the loss, a division too many, or clipping inside the loop")
+    remedy = 'look for a weight on the loss, its unit (scale="ref"), a division too many, or clipping inside the loop'
+    return Cause(told, remedy)
 
 
 FACTORS: Final[tuple[Rule, ...]] = (
@@ -99,5 +151,9 @@ FACTORS: Final[tuple[Rule, ...]] = (
     _divided_twice,
     _shifted_label,
     _wrong_count,
+    _ignored_counted,
+    _loss_scale,
+    _divided_by_loss,
+    _clipped,
     _constant_factor,
 )

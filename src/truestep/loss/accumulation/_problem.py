@@ -67,11 +67,16 @@ class Problem:
         with _narrowest() as seen, torch.enable_grad():
             with torch.no_grad():
                 weighted = self._loss(fresh(self.micro_batches[0]))[1] is not None
-            gradient, weight = self._of_parts() if weighted else (self._of_union(), None)
-        kept = None if weight is None else float(weight)
-        ranks = num_ranks(self.groups)
+            gradient, loss, weight = self._of_parts() if weighted else self._of_union()
         norm = has_training_batch_norm(self.model)
-        window = Window(len(self.micro_batches), kept, *_counted(self.micro_batches), batch_norm=norm, ranks=ranks)
+        window = Window(
+            len(self.micro_batches),
+            None if weight is None else float(weight),
+            *_counted(self.micro_batches),
+            batch_norm=norm,
+            ranks=num_ranks(self.groups),
+            loss=None if weight is None and self.groups else float(loss),
+        )
         return gradient, window, min(seen, key=lambda dtype: -torch.finfo(dtype).eps, default=None)
 
     def parts(self) -> list[Gradients]:
@@ -80,31 +85,37 @@ class Problem:
             return []
         return [thinned(self._gradient(batch)[0], len(self.micro_batches)) for batch in self.micro_batches]
 
-    def _of_union(self) -> Gradients:
-        batches = [fresh(batch) for batch in self.micro_batches]
-        return self._gradient((self.collate or joined)(batches))[0]
+    def _of_union(self) -> tuple[Gradients, Float64[Tensor, ""], None]:
+        if self.collate is None:
+            union = joined(self.micro_batches)
+        else:
+            union = self.collate([fresh(batch) for batch in self.micro_batches])
+        return *self._gradient(union)[:2], None
 
-    def _of_parts(self) -> tuple[Gradients, Float64[Tensor, ""]]:
-        """Weighted sum of the micro-batches' gradients over the sum of weights, both over all ranks, and that sum."""
+    def _of_parts(self) -> tuple[Gradients, Float64[Tensor, ""], Float64[Tensor, ""]]:
+        """Weighted mean of the micro-batches' gradients and losses, and the sum of weights, all over all ranks."""
         total: Gradients = {}
-        weight = torch.zeros((), dtype=torch.float64)
+        loss, weight = torch.zeros(2, dtype=torch.float64)
         for batch in self.micro_batches:
-            gradient, own = self._gradient(batch, summed=bool(self.groups))
+            gradient, mean, own = self._gradient(batch, summed=bool(self.groups))
             for name, x in gradient.items():
                 wide = x.to(torch.promote_types(x.dtype, torch.float32))
                 scaled = wide if self.groups else wide * own
                 total[name] = total[name] + scaled if name in total else scaled
-            weight = weight.to(own.device) + own
-        weight = total_over(self.groups, weight)
-        return {name: x * (num_ranks(self.groups) / weight) for name, x in total.items()}, weight
+            loss, weight = loss.to(own.device) + mean * own, weight.to(own.device) + own
+        loss, weight = total_over(self.groups, loss), total_over(self.groups, weight)
+        return {name: x * (num_ranks(self.groups) / weight) for name, x in total.items()}, loss / weight, weight
 
-    def _gradient(self, batch: Any, *, summed: bool = False) -> tuple[Gradients, Float64[Tensor, ""]]:
-        """Gradient of the mean loss, or of the sum: an average over ranks must be one of sums."""
+    def _gradient(
+        self, batch: Any, *, summed: bool = False
+    ) -> tuple[Gradients, Float64[Tensor, ""], Float64[Tensor, ""]]:
+        """Mean loss, weight and gradient, that of the sum if `summed`: an average over ranks must be one of sums."""
         taken(self.model)
         with torch.enable_grad():
             loss, weight = self._loss(fresh(batch))
             (loss * weight.to(loss.dtype) if summed and weight is not None else loss).backward()
-        return taken(self.model), torch.ones((), dtype=torch.float64) if weight is None else weight
+        mean = loss.detach().double()
+        return taken(self.model), mean, torch.ones_like(mean) if weight is None else weight
 
     def _loss(self, batch: Any) -> tuple[Float[Tensor, ""], Float64[Tensor, ""] | None]:
         return mean_loss(self.loss_fn(self.model, batch))
@@ -132,19 +143,26 @@ def mean_loss(output: Any) -> tuple[Float[Tensor, ""], Float64[Tensor, ""] | Non
     return summed / torch.where(total == 0, torch.ones_like(total), total).to(summed.dtype), total
 
 
-def _counted(micro_batches: tuple[Any, ...]) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Numbers that a loss could have summed over, in one order for every window; and lengths of label sequences."""
-    counts, lengths = list[list[int]](), list[int]()
+def _counted(
+    micro_batches: tuple[Any, ...],
+) -> tuple[tuple[float, ...], tuple[tuple[float, float], ...], tuple[int, ...]]:
+    """As `Window` has them: counts and pairs of kept and all targets, in one order for every window, and lengths."""
+    counts, targets, lengths = list[list[int]](), list[list[int]](), list[int]()
     for batch in micro_batches:
-        own = list[int]()
+        own, pairs = list[int](), list[int]()
         for _, x in leaves(batch):
             if isinstance(x, Tensor) and x.dim():
-                targets = x if not x.is_floating_point() and not x.is_complex() else x.new_zeros(())
-                shifted = targets[..., 1:] if targets.dim() > 1 else targets
-                own += [len(x), x.numel(), int((targets != IGNORED).sum()), int((shifted != IGNORED).sum())]
-                lengths += [x.shape[1]] if targets.dim() > 1 else []
+                labels = x if not x.is_floating_point() and not x.is_complex() else x.new_zeros(())
+                shifted = labels[..., 1:] if labels.dim() > 1 else labels
+                kept, left = int((labels != IGNORED).sum()), int((shifted != IGNORED).sum())
+                own += [len(x), x.numel(), kept, left]
+                pairs += [kept, labels.numel(), left, shifted.numel(), left, labels.numel(), left, kept]
+                lengths += [x.shape[1]] if labels.dim() > 1 else []
         counts.append(own)
-    return tuple(float(sum(column)) for column in zip(*counts, strict=False)), tuple(dict.fromkeys(lengths))
+        targets.append(pairs)
+    summed = [[float(sum(column)) for column in zip(*rows, strict=False)] for rows in (counts, targets)]
+    pairs_of_all = tuple(zip(summed[1][::2], summed[1][1::2], strict=True))
+    return tuple(summed[0]), pairs_of_all, tuple(dict.fromkeys(lengths))
 
 
 @contextmanager
