@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import reduce
+from itertools import product
 from operator import add
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from truestep.core import Gram, gram, moments, sum_count, task_gram
 
@@ -134,3 +137,20 @@ def assert_additive(whole: Any, parts: Iterable[Any], tolerance: float = 1e-12) 
                 torch.testing.assert_close(mine, other, rtol=0, atol=tolerance * size)
             else:
                 assert mine == other
+
+
+RULES = {name: rule for name, rule in vars(torch.optim).items() if inspect.isclass(rule) and rule is not Optimizer}
+ORDINARY = sorted(set(RULES) - {"LBFGS", "SparseAdam"})  # those need a closure, or sparse gradients
+
+
+def optimizer_settings(flags: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Rule, way, flag and settings: each rule as a loop, foreach and fused, under each set of flags that it takes."""
+    for name, way, flag in product(ORDINARY, ("for loop", "foreach", "fused"), flags):
+        accepted = inspect.signature(RULES[name]).parameters
+        settings = dict(flags[flag])
+        if way != "for loop":
+            settings[way] = True
+        elif "foreach" in accepted:
+            settings["foreach"] = False
+        if set(settings) <= set(accepted):
+            yield name, way, flag, settings

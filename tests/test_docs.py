@@ -2,6 +2,7 @@
 
 import doctest
 import re
+import traceback
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,13 @@ def run(code: str, name: str, line: int, namespace: dict[str, object]) -> None:
 def test_the_examples_of_a_page_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
+    failed: dict[int, str] = {}
     for line, code in examples(page.read_text()):
-        run(code, str(page), line, namespace)
+        try:
+            run(code, str(page), line, namespace)
+        except Exception as error:
+            failed[line] = "".join(traceback.format_exception(error))
+    assert failed == {}
 
 
 def test_an_example_that_fails_is_found() -> None:

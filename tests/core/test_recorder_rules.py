@@ -1,23 +1,17 @@
 """What is recorded of every rule in torch.optim agrees with float64 vectors that the test took itself."""
 
-import inspect
-from collections.abc import Iterator
-from itertools import product
 from typing import Any
 
 import pytest
 import torch
-from tests.cases import assert_same_gram, explicit
+from tests.cases import ORDINARY, RULES, assert_same_gram, explicit, optimizer_settings
 from tests.core.beside import Beside, backward, named, small_net
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from truestep.core import Gram
 from truestep.invariance import angular_update, relative_update
 
 NUM_STEPS = 6
-RULES = {name: rule for name, rule in vars(torch.optim).items() if inspect.isclass(rule) and rule is not Optimizer}
-ORDINARY = sorted(set(RULES) - {"LBFGS", "SparseAdam"})  # those have tests of their own below
 FLAGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "weight_decay": {"weight_decay": 0.1},
@@ -31,19 +25,9 @@ FLAGS: dict[str, dict[str, Any]] = {
 }
 
 
-def variants() -> Iterator[Any]:
-    for name, way, flag in product(ORDINARY, ("for loop", "foreach", "fused"), FLAGS):
-        accepted = inspect.signature(RULES[name]).parameters
-        settings = dict(FLAGS[flag])
-        if way != "for loop":
-            settings[way] = True
-        elif "foreach" in accepted:
-            settings["foreach"] = False
-        if set(settings) <= set(accepted):
-            yield pytest.param(name, settings, id=f"{name}, {way}, {flag}")
-
-
-VARIANTS = list(variants())
+VARIANTS = [
+    pytest.param(name, settings, id=f"{name}, {way}, {flag}") for name, way, flag, settings in optimizer_settings(FLAGS)
+]
 
 
 def network(rule: str) -> nn.Module:

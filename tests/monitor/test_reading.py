@@ -2,7 +2,6 @@
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,6 @@ from truestep.monitor import _reading
 from truestep.monitor._run import load_run
 from truestep.monitor._schema import FILE
 from truestep.monitor.sinks import Store
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    """A finished run of eight steps in a directory whose name a URI must quote."""
-    directory = tmp_path / "a run #1 100%?"
-    store = Store(directory, meta={"id": "abc"})
-    write(store, range(8), mark=0.5)
-    store.close()
-    return directory
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A run that still goes on."""
-    opened = Store(tmp_path, meta={"id": "abc"})
-    yield opened
-    opened.close()
-
 
 # --- where nothing may be written
 

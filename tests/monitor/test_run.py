@@ -2,7 +2,6 @@
 
 import math
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,24 +12,6 @@ from tests.monitor.written import NAMES, a_step, write
 from truestep.monitor._run import BlockInfo, Event, OptimizerInfo, load_run
 from truestep.monitor._schema import FILE
 from truestep.monitor.sinks import Store
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    """A finished run of eight steps in a directory whose name a URI must quote."""
-    directory = tmp_path / "a run #1 100%?"
-    store = Store(directory, meta={"id": "abc"})
-    write(store, range(8), mark=0.5)
-    store.close()
-    return directory
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A run that still goes on."""
-    opened = Store(tmp_path, meta={"id": "abc"})
-    yield opened
-    opened.close()
 
 
 def test_a_step_is_read_as_it_was_written(store: Store) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterator
-from itertools import product
 from typing import Any
 
 import torch
+from tests.cases import optimizer_settings
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-RULES = {name: rule for name, rule in vars(torch.optim).items() if inspect.isclass(rule) and rule is not Optimizer}
-ORDINARY = sorted(set(RULES) - {"LBFGS", "SparseAdam"})  # those need a closure, or sparse gradients
 BAD = ("nan", "inf", "zero")
 REASON = {"nan": "not finite", "inf": "not finite", "zero": "zero"}
 FLAGS: dict[str, dict[str, Any]] = {
@@ -28,15 +25,8 @@ FLAGS: dict[str, dict[str, Any]] = {
 
 def variants() -> Iterator[tuple[str, dict[str, Any]]]:
     """Rule and settings: loops, foreach and fused, with and without what moves weights at a zero gradient."""
-    for name, way, flag in product(ORDINARY, ("for loop", "foreach", "fused"), FLAGS):
-        accepted = inspect.signature(RULES[name]).parameters
-        settings = dict(FLAGS[flag])
-        if way != "for loop":
-            settings[way] = True
-        elif "foreach" in accepted:
-            settings["foreach"] = False
-        if set(settings) <= set(accepted):
-            yield name, settings
+    for name, _, _, settings in optimizer_settings(FLAGS):
+        yield name, settings
 
 
 def network(rule: str = "") -> nn.Sequential:

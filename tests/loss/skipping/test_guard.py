@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 from jaxtyping import config
-from tests.loss.skipping.runs import BAD, ORDINARY, REASON, RULES, everything, fill, network, same, variants
+from tests.cases import ORDINARY, RULES
+from tests.loss.skipping.runs import BAD, REASON, everything, fill, network, same, variants
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import StepLR

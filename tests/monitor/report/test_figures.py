@@ -68,7 +68,9 @@ def test_plotly_knows_every_property(figure) -> None:
     graph_objects = pytest.importorskip("plotly.graph_objects")
     ink = {"line": {"color": "black"}}
     data = [trace | ink if trace.get("line", {}).get("color") == "ink" else trace for trace in figure["data"]]
-    graph_objects.Figure(data=data, layout=figure["layout"])
+    drawn = graph_objects.Figure(data=data, layout=figure["layout"]).to_plotly_json()  # refuses what it does not know
+    assert [trace["type"] for trace in drawn["data"]] == [trace.get("type", "scatter") for trace in data]
+    assert {key for key, value in figure["layout"].items() if value != []} <= drawn["layout"].keys()
 
 
 def test_a_layer_has_one_colour_and_one_place_in_all_figures() -> None:
