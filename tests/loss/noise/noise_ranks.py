@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from tests.gloo import fork
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from truestep.loss.noise._noise_scale import NoiseScale
@@ -64,6 +66,17 @@ def measure_by_hand(rank: int) -> NoiseScale:
     return noise
 
 
+def refused() -> str:
+    """What is said of a model whose parameters are sharded."""
+    model = build()
+    fully_shard(model, mesh=init_device_mesh("cpu", (len(SIZES),)))
+    try:
+        NoiseScale(model.parameters())
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def see(rank: int, _folder: Path) -> dict[Any, Any]:
     """One rank's life."""
     mine = [inputs(window)[rank] for window in range(WINDOWS)]
@@ -73,7 +86,7 @@ def see(rank: int, _folder: Path) -> dict[Any, Any]:
         "idle": measure_by_hand(rank),
     }
     kept = {name: noise.state_dict()["windows"] for name, noise in found.items()}
-    return kept | {"printed": str(found["ddp"].estimate())}
+    return kept | {"printed": str(found["ddp"].estimate()), "refused": refused()}
 
 
 if __name__ == "__main__":

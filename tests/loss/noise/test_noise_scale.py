@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,8 +69,18 @@ def test_a_tallys_window_is_read_before_it_finishes_with_the_items_as_factor(cou
     torch.testing.assert_close(row[0] / row[1], expected[0] / expected[1], rtol=1e-11, atol=0)
 
 
-def test_two_ranks_of_uneven_micro_batches_keep_the_window_of_one_process(tmp_path: Path) -> None:
-    ranks = seen_by_ranks("tests.loss.noise.noise_ranks", 2, tmp_path)
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What each of two gloo processes saw."""
+    return seen_by_ranks("tests.loss.noise.noise_ranks", 2, tmp_path_factory.mktemp("noise_ranks"))
+
+
+def test_sharded_parameters_are_refused(ranks: list[Any]) -> None:
+    for found in ranks:
+        assert "`parameters` are sharded" in found["refused"]
+
+
+def test_two_ranks_of_uneven_micro_batches_keep_the_window_of_one_process(ranks: list[Any]) -> None:
     windows = [script.inputs(window) for window in range(script.WINDOWS)]
     alone = script.measure(script.build(), [first + second for first, second in windows])
     for rank, found in enumerate(ranks):
