@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
 from typing import Literal
 
 LARGEST = 1 << 20  # steps; a run whose steps are that cheap is recorded a handful of times
@@ -60,6 +59,8 @@ class Cadence:
         """
         if not self.auto:
             return
+        from statistics import median  # takes 5 ms to import, with decimal and fractions
+
         self._costs.append(cost)
         self._steps.append(seconds / max(steps, 1))
         room = self._budget * median(self._steps) - every_step  # seconds a step that recording may cost on average
