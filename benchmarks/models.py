@@ -107,3 +107,37 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layers(self.stem(x)).mean((2, 3)))
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """A trunk of 4 x 512 ReLU units over 256 inputs with linear heads, batch 128: squared errors in units 1 to 100."""
+
+    trunk: nn.Sequential
+    heads: nn.ModuleList
+    x: Tensor
+    targets: list[Tensor]
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def last(self) -> nn.Linear:
+        """The last shared layer."""
+        found = self.trunk[-2]
+        assert isinstance(found, nn.Linear)
+        return found
+
+    def losses(self, features: Tensor | list[Tensor]) -> list[Tensor]:
+        """One mean squared error a task, of the features or of one view of them each."""
+        each = features if isinstance(features, list) else [features] * len(self.heads)
+        return [(head(z) - y).square().mean() for head, z, y in zip(self.heads, each, self.targets, strict=True)]
+
+
+def tasks(number: int, outputs: int = 100) -> Tasks:
+    torch.manual_seed(0)
+    widths = (256, 512, 512, 512, 512)
+    layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
+    trunk, heads = nn.Sequential(*layers), nn.ModuleList([nn.Linear(512, outputs) for _ in range(number)])
+    units = torch.logspace(0, 2, number)
+    targets = [unit * torch.randn(128, outputs) for unit in units]
+    optimizer = torch.optim.Adam([*trunk.parameters(), *heads.parameters()], lr=1e-4)
+    return Tasks(trunk, heads, torch.randn(128, 256), targets, optimizer)

@@ -21,15 +21,26 @@ def squared_norm(tensors: Sequence[Tensor]) -> Float64[Tensor, ""]:
         >>> squared_norm([torch.tensor([3.0]), torch.tensor([[4.0]], dtype=torch.float16)])
         tensor(25., dtype=torch.float64)
     """
-    if not tensors:
-        return torch.zeros((), dtype=torch.float64)
+    return squared_norms(tensors).sum() if tensors else torch.zeros((), dtype=torch.float64)
+
+
+def squared_norms(tensors: Sequence[Tensor]) -> Float64[Tensor, " tensors"]:
+    """Squared norm of each of at least one tensor, as `squared_norm` takes them.
+
+    Example:
+        >>> squared_norms([torch.tensor([3.0, 4.0]), torch.tensor([1e30])])
+        tensor([2.5000e+01, 1.0000e+60], dtype=torch.float64)
+    """
     norms = [part.new_zeros((), dtype=torch.float64) for part in map(local, tensors)]
     for members in _by_device(tensors):
         parts = [_values(_coalesced(local(tensors[i]))) for i in members]
         for i, norm in zip(members, _foreach_norm(parts, 2, dtype=torch.float64), strict=True):
             norms[i] = norm
-    rows = add_shards([(norm**2).reshape(1, 1) for norm in norms], [shards(x) for x in tensors])
-    return torch.cat([row.to(rows[0].device) for row in rows]).sum()
+    cuts = [shards(x) for x in tensors]
+    if not any(cuts) and len({norm.device for norm in norms}) == 1:
+        return torch.stack(norms).square()
+    rows = add_shards([(norm**2).reshape(1, 1) for norm in norms], cuts)
+    return torch.cat([row.to(rows[0].device) for row in rows]).flatten()
 
 
 def scale_(tensors: Sequence[Tensor], factor: Float64[Tensor, ""]) -> None:

@@ -1,0 +1,106 @@
+r"""Gradients of the tasks at a shared weight, from those at the features: only what lies between is passed again.
+
+For a Linear layer with input :math:`a` and gradient :math:`\delta` at its output the gradient of the weight is
+:math:`\delta^\top a`, and its squared norm :math:`\sum (\delta\delta^\top) \circ (a a^\top)`, which costs less where
+the batch has fewer rows than the layer inputs, and keeps nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+
+from truestep.core import is_distributed
+from truestep.multitask._heads import gradients
+
+Layer = nn.Module | Tensor | Iterable[Tensor]
+FAR: Final = 64  # nodes of the graph to look at for the layer: it is meant to lie just below the features
+
+
+def shared_weights(layer: Layer) -> list[Tensor]:
+    """The tensors that `layer` names: a module's `weight`, or else all its parameters; a tensor, or several.
+
+    Raises:
+        ValueError: There is none, or one is sharded over ranks.
+    """
+    found: list[Tensor]
+    if isinstance(layer, Tensor):
+        found = [layer]
+    elif isinstance(layer, nn.Module):
+        weight = getattr(layer, "weight", None)
+        found = [weight] if isinstance(weight, Tensor) else [*layer.parameters()]
+    else:
+        found = list(layer)
+    if not found or any(is_distributed(w) for w in found):
+        what = "is sharded over ranks" if found else "has no parameter"
+        msg = f"`layer` {what}: give the last shared layer, its weight or several weights, or measure at the features"
+        raise ValueError(msg)
+    return found
+
+
+def weight_gradients(
+    outputs: Sequence[Tensor], seeds: Sequence[Tensor | None], weights: Sequence[Tensor]
+) -> Float[Tensor, " elements"]:
+    """Gradient of <outputs, seeds> at the weights as one vector, in float32 at least."""
+    wide = torch.promote_types(weights[0].dtype, torch.float32)
+    found = gradients(outputs, weights, seeds)
+    flat = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+    return torch.cat([g.detach().reshape(-1).to(wide) for g in flat])
+
+
+class LinearBelow:
+    """The Linear layer of a weight, found in the graph of the features: its input, and the edge of its output."""
+
+    def __init__(self, edge: GradientEdge, rows: Float[Tensor, "rows inputs"]) -> None:
+        self._edge = edge
+        self._rows = rows.detach()
+        self._products = self._rows @ self._rows.T
+
+    @classmethod
+    def find(cls, features: Sequence[Tensor], weight: Tensor) -> LinearBelow | None:
+        """Where the weight is used once, by a matrix product with fewer rows than inputs; else None."""
+        uses = [(node, rows) for node in _nodes(features) if (rows := _input_beside(node, weight)) is not None]
+        if len(uses) != 1 or uses[0][1].shape[0] > uses[0][1].shape[1]:
+            return None
+        return cls(GradientEdge(uses[0][0], 0), uses[0][1])
+
+    def square(self, outputs: Sequence[Tensor], seeds: Sequence[Tensor | None]) -> Float64[Tensor, ""]:
+        """Squared norm of the weight's gradient of <outputs, seeds>."""
+        (delta,) = gradients(outputs, [self._edge], seeds)
+        if delta is None:
+            return torch.zeros((), dtype=torch.float64, device=self._rows.device)
+        delta = delta.reshape(self._rows.shape[0], -1)
+        return ((delta @ delta.T) * self._products).sum(dtype=torch.float64)
+
+
+def _nodes(features: Sequence[Tensor]) -> list[Any]:
+    """Nodes of the graph nearest to the features, breadth first."""
+    ahead = [x.grad_fn for x in features if x.grad_fn is not None]
+    seen: dict[Any, None] = dict.fromkeys(ahead)
+    for node in ahead:
+        if len(seen) > FAR:
+            break
+        fresh = [n for n, _ in node.next_functions if n is not None and n not in seen]
+        seen |= dict.fromkeys(fresh)
+        ahead += fresh
+    return list(seen)
+
+
+def _input_beside(node: Any, weight: Tensor) -> Tensor | None:
+    """Input that `node` multiplies with the transposed weight; None if it does not."""
+    place = {"AddmmBackward0": ("_saved_mat1", 2), "MmBackward0": ("_saved_self", 1)}.get(node.name())
+    if place is None:
+        return None
+    name, factor = place
+    below = node.next_functions[factor][0]
+    if below is None or below.name() != "TBackward0":
+        return None
+    while below is not None and below.name() in ("TBackward0", "ToCopyBackward0"):
+        below = below.next_functions[0][0]
+    rows = getattr(node, name, None)
+    return rows if getattr(below, "variable", None) is weight else None

@@ -1,0 +1,335 @@
+"""Several losses, one scalar: weights from the gradients of the heads alone, the backward pass that follows as ever."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, get_args
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from truestep.multitask._at_weight import Layer
+from truestep.multitask._gauge import Gauge
+from truestep.multitask._initial import InitialLosses
+from truestep.multitask._kept import Kept
+from truestep.multitask._known import Known
+from truestep.multitask._losses import Loss, Mask, Number, check_names, check_shapes, mean_loss
+from truestep.multitask._measure import spread
+from truestep.multitask._normalize import Normalize, normalized
+from truestep.multitask._refusal import Refusal
+from truestep.multitask._report import Report
+from truestep.multitask._rule import AbstractRule, PerTask, Readings, Reads
+from truestep.multitask._split import Split
+from truestep.multitask._task_sums import TaskSums
+
+
+class Balancer(Kept):
+    r"""Weighs the losses of several tasks that share features, by any rule, once an optimizer step.
+
+    `split` gives each head a view of the shared features of its own, `total` the sum of the weighted losses. On an
+    update step `total` first takes the gradient of each head alone at its view, sets the weights by the rule, and
+    returns :math:`\sum_i w_i L_i`: the backward pass that follows is an ordinary one, and value, trunk and heads carry
+    the weights that `report` shows. Other steps keep the weights and cost nothing. Nothing goes through the trunk
+    twice; an update needs one gradient of the features a task, for its own time.
+
+    Weights are constant within a window of micro-batches: they come from the window before, the first window's from
+    its first micro-batch. Losses are means; squared norms add up over micro-batches and ranks with their numbers of
+    terms (`count`; micro-batches count alike where none are given). Under `torch.no_grad` nothing is measured.
+
+    There is no parameter here: the weights are no business of the user's optimizer. `state_dict` holds all that a
+    resumed run needs. All ranks call `total` equally often.
+
+    Args:
+        rule: How weights follow from what is seen.
+        tasks: Their names.
+        normalize: "budget": the trunk's gradient budget :math:`\sum w_i \|g_i\|` stays that of the plain sum, so that
+            the lr keeps its meaning. "sum": the weights' sum stays T, as in the GradNorm paper; the step then shrinks
+            by up to T. "none": weights as the rule gives them.
+        update_every: Windows from one update to the next.
+        accumulate: Micro-batches of a window; None if `end_window` is called at its end.
+        layer: Take norms exactly at this shared layer's weight (a module, a tensor or several), not at the features.
+        group: Ranks that share the batch; None is all of them.
+        initial: L(0) by task, where known.
+        initial_batches: Updates whose mean loss is L(0) where it is not given.
+        gram: Measure all inner products of the tasks' gradients, for `report.gram` and `report.trunk_factor`.
+
+    Raises:
+        ValueError: A task's name twice, no task, or a setting out of range.
+
+    Example:
+        >>> trunk, heads = torch.nn.Linear(3, 8), torch.nn.ModuleDict({t: torch.nn.Linear(8, 1) for t in "ab"})
+        >>> balancer = Balancer(UnitNorm(), tasks="ab")
+        >>> views = balancer.split(trunk(torch.randn(5, 3)))
+        >>> losses = {t: heads[t](views[t]).square().mean() * scale for t, scale in [("a", 1.0), ("b", 1e6)]}
+        >>> balancer.total(losses).backward()
+        >>> w = balancer.report.weights
+        >>> round(w["a"] * losses["a"].item() / (w["b"] * losses["b"].item()), 4), round(balancer.report.step_factor, 4)
+        (1.0, 1.0)
+    """
+
+    _weights: Tensor
+    _told: Tensor  # KPIs since the last update: sum and number
+
+    def __init__(
+        self,
+        rule: AbstractRule,
+        tasks: Iterable[str],
+        *,
+        normalize: Normalize = "budget",
+        update_every: int = 1,
+        accumulate: int | None = 1,
+        layer: Layer | None = None,
+        group: dist.ProcessGroup | None = None,
+        initial: Mapping[str, float] | None = None,
+        initial_batches: int = 1,
+        gram: bool = False,
+    ) -> None:
+        super().__init__()
+        self.tasks = (*tasks,)
+        _check(self.tasks, normalize, update_every, accumulate)
+        rule.start(self.tasks)
+        self.rule, self.update_every, self.accumulate = rule, update_every, accumulate
+        self.normalize: Normalize = normalize
+        self.group = group
+        self.gauge = Gauge(self.tasks, _reads(rule, normalize, gram=gram), layer)
+        self.initial = InitialLosses(self.tasks, initial, initial_batches)
+        self.known = Known(self.tasks)
+        self.register_buffer("_weights", torch.ones(len(self.tasks), dtype=torch.float64))
+        self.register_buffer("_told", torch.zeros(2, len(self.tasks), dtype=torch.float64))
+        self._refusal = Refusal(self.tasks, type(rule).__name__)
+        self._split: Split | None = None
+        self._window: TaskSums | None = None  # what the window has shown so far
+        self._done, self._micro = 0, 0  # windows, micro-batches of this one
+        self._places: dict[tuple[str, ...], Tensor] = {}
+
+    # --- what a user calls
+
+    def split(self, z: Any) -> dict[str, Any]:
+        """A view of the shared features for each task: `head(views["a"])`, nothing else of the head changes.
+
+        Args:
+            z: A tensor, or tensors in lists, tuples and dicts (feature pyramids); what needs no gradient is passed on.
+        """
+        apart = torch.is_grad_enabled() and self._due() and self.gauge.reads != "losses"
+        split = Split(z, self.tasks, apart=apart)
+        self._split = split if split.features and torch.is_grad_enabled() else None
+        return split.views
+
+    def total(
+        self,
+        losses: Mapping[str, Loss],
+        mask: Mapping[str, Mask] | None = None,
+        count: Mapping[str, Number] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Sum of the weighted losses, for anyone's backward.
+
+        Args:
+            losses: By task, those absent from the batch left out; a scalar mean each, or one loss a sample.
+            mask: By task, for losses per sample: True (or 1) where the label is there; the mean is over these.
+            count: By task, of how many terms its loss is the mean: weighs the micro-batches of a window, and the ranks.
+
+        Raises:
+            ValueError: An unknown task; a loss that is not finite, or negative under a rule that divides by it; a rule
+                that reads gradients where the features were not split; a head that reads another's view.
+        """
+        mask, count = mask or {}, count or {}
+        for argument, given in (("losses", losses), ("mask", mask), ("count", count)):
+            check_names(given, self.tasks, argument)
+        check_shapes(losses, mask)
+        split, self._split = self._split, None
+        self._follow(losses, split)
+        means = {task: mean_loss(loss, mask.get(task)) for task, loss in losses.items()}
+        values = {task: mean for task, (mean, _) in means.items()}
+        if not torch.is_grad_enabled():
+            return self._weighted(values, split)
+        self._refusal.arrived()
+        if self._due():
+            numbers = {task: number * count.get(task, 1) for task, (_, number) in means.items()}
+            self._measure(values, numbers, split)
+        total = self._weighted(values, split)
+        self._micro += 1
+        if self._micro == self.accumulate:
+            self.end_window()
+        return total
+
+    def end_window(self) -> None:
+        """End the window of micro-batches before `accumulate` of them, or where their number was not told."""
+        if self._micro == 0:
+            return
+        window, self._window = self._window, None
+        self._done, self._micro = self._done + 1, 0
+        if window is not None:
+            self._update(window)
+
+    def kpi(self, values: Mapping[str, float]) -> None:
+        """Tell key performance indicators in [0, 1] (accuracies, say), by task; the next update reads their mean.
+
+        Each rank may tell its own, or none.
+
+        Raises:
+            ValueError: An unknown task, or a number outside [0, 1].
+        """
+        check_names(values, self.tasks, "values")
+        for task, value in values.items():
+            if not 0.0 <= value <= 1.0:
+                msg = f"the KPI of {task!r} must be in [0, 1], 1 for a task that is solved; found {value}"
+                raise ValueError(msg)
+            self._told[:, self.tasks.index(task)] += torch.tensor([value, 1.0]).to(self._told)
+
+    @property
+    def report(self) -> Report:
+        """What the last update saw and set; reading it waits for the device."""
+        return self.known.report(self._weights)
+
+    def static_weights(self) -> dict[str, float]:
+        """Mean weights of the run so far, their sum T: for a retraining with `Constant(weights)` or by hand."""
+        return self.known.static_weights()
+
+    # --- an update
+
+    def _due(self) -> bool:
+        """Whether this window is measured."""
+        return self._done % self.update_every == 0
+
+    def _follow(self, losses: Mapping[str, Tensor], split: Split | None) -> None:
+        """Move to the losses' device, and check that gradients can be had."""
+        device = split.device if split else next((x.device for x in losses.values()), self._weights.device)
+        if device != self._weights.device:
+            self.to(device)
+            self._places.clear()
+        if split is not None:
+            split.check()
+        elif self.gauge.reads != "losses" and self.gauge.weights is None and torch.is_grad_enabled() and losses:
+            msg = (
+                f"{self._why()} needs the tasks' gradients: call `views = balancer.split(features)` on features that"
+                " are trained before the heads, or name a shared `layer`"
+            )
+            raise ValueError(msg)
+
+    def _why(self) -> str:
+        return type(self.rule).__name__ if self.rule.reads != "losses" else f"normalize={self.normalize!r}"
+
+    def _measure(self, values: Mapping[str, Tensor], numbers: Mapping[str, Number], split: Split | None) -> None:
+        """Take the sums of one micro-batch; they set the weights where the window is no longer, or none was before."""
+        sums = self.gauge(values, _counts(numbers, self.tasks, self._weights.device), split, alone=self._alone())
+        if self.accumulate == 1:
+            self._update(sums)
+            return
+        self._window = sums if self._window is None else self._window + sums
+        if self._done == self._micro == 0:
+            self._update(sums, provisional=True)
+
+    @torch.no_grad()
+    def _update(self, sums: TaskSums, *, provisional: bool = False) -> None:
+        """Set the weights from a window's sums, on all ranks; a provisional update leaves no other trace."""
+        sums = replace(sums, kpi=self._told[0], kpis=self._told[1]).all_reduce(self.group)
+        sums = self.gauge.settle(sums, self.group, alone=self._alone(), keep=provisional)
+        losses, norms = sums.losses, sums.norms
+        active = self._active(losses, norms, sums.count)
+        start = self.initial.after(losses, active)
+        ratios = losses * start[1] / start[0]
+        seen = Readings(losses, ratios, norms, active, self._weights.clone(), sums.inner, sums.told)
+        rule = copy.deepcopy(self.rule) if provisional else self.rule
+        self._weights.copy_(normalized(rule.weigh(seen), seen, self.normalize))
+        self.known.keep(seen, self._weights, counts=not provisional)
+        if not provisional:
+            self.initial.keep(*start)
+            self._told.zero_()
+
+    def _active(self, losses: PerTask, norms: PerTask, count: PerTask) -> Bool[Tensor, " tasks"]:
+        """Tasks to be weighed; raises where a loss cannot be."""
+        good = losses.abs() < torch.inf  # False where absent: nan
+        if self.rule.positive:
+            good = good & (losses >= 0)
+        self._refusal.check(losses, good, count)
+        return good if self.gauge.reads == "losses" else good & (norms > 0) & (norms < torch.inf)
+
+    def _weighted(self, values: Mapping[str, Tensor], split: Split | None) -> Float[Tensor, ""]:
+        if not values:
+            return self._nothing(split)
+        wide = max((x.dtype for x in values.values()), key=lambda dtype: dtype.itemsize)  # float32 or float64
+        stacked = torch.stack([x.to(self._weights.device, wide) for x in values.values()])
+        weights = self._weights.clone() if (*values,) == self.tasks else self._weights[self._places_of((*values,))]
+        return (stacked * weights.to(wide)).sum()
+
+    def _nothing(self, split: Split | None) -> Float[Tensor, ""]:
+        """A zero that goes backward through the trunk, for a rank whose batch has no task."""
+        if split is None:
+            msg = "`losses` is empty: give at least one task's loss"
+            raise ValueError(msg)
+        return torch.stack([x.reshape(-1)[:0].sum() for x in split.features]).sum()
+
+    def _places_of(self, tasks: tuple[str, ...]) -> Tensor:
+        if tasks not in self._places:
+            index = [self.tasks.index(task) for task in tasks]
+            self._places[tasks] = torch.tensor(index, device=self._weights.device)
+        return self._places[tasks]
+
+    def _alone(self) -> bool:
+        """Whether a micro-batch is a window and no other rank shares it."""
+        ranks = dist.get_world_size(self.group) if dist.is_available() and dist.is_initialized() else 1
+        return self.accumulate == 1 and ranks == 1
+
+    # --- saving and copying
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What is no tensor of fixed shape; part of `state_dict`."""
+        window = None if self._window is None else {k: v for k, v in asdict(self._window).items() if k != "tasks"}
+        vectors = self.gauge.vectors.sum
+        return {
+            "tasks": [*self.tasks],
+            "place": [self._done, self._micro],
+            "window": window,
+            "vectors": None if vectors is None or window is None else vectors.clone(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on where the state was taken."""
+        if state["tasks"] != [*self.tasks]:
+            msg = f"the state is of a balancer of {', '.join(state['tasks'])}; this one has {', '.join(self.tasks)}"
+            raise ValueError(msg)
+        self._done, self._micro = state["place"]
+        self._window = None if state["window"] is None else TaskSums(self.tasks, **state["window"])
+        self.gauge.vectors.sum = state["vectors"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_split": None}  # views belong to a graph
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Balancer:
+        memo[id(self.group)] = self.group  # ranks are not copied
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        return new
+
+
+def _reads(rule: AbstractRule, normalize: Normalize, *, gram: bool) -> Reads:
+    """What must be measured."""
+    if gram or rule.reads == "gram":
+        return "gram"
+    return "norms" if rule.reads == "norms" or normalize == "budget" else "losses"
+
+
+def _counts(numbers: Mapping[str, Number], tasks: tuple[str, ...], device: torch.device) -> PerTask:
+    """Numbers of terms by task, 0 where it is absent."""
+    if not any(isinstance(n, Tensor) for n in numbers.values()):
+        return torch.tensor([numbers.get(task, 0) for task in tasks], dtype=torch.float64, device=device)
+    return spread({task: torch.as_tensor(n, dtype=torch.float64) for task, n in numbers.items()}, tasks, device)
+
+
+def _check(tasks: tuple[str, ...], normalize: Any, update_every: Any, accumulate: Any) -> None:
+    if not tasks or len(set(tasks)) < len(tasks):
+        msg = f"`tasks` must be different names, at least one; found {', '.join(tasks) or 'none'}"
+        raise ValueError(msg)
+    if normalize not in get_args(Normalize):
+        msg = f"`normalize` must be one of {', '.join(get_args(Normalize))}; found {normalize!r}"
+        raise ValueError(msg)
+    for name, value in (("update_every", update_every), ("accumulate", accumulate)):
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not whole and not (name == "accumulate" and value is None):
+            msg = f"`{name}` must be a positive int; found {value!r}"
+            raise ValueError(msg)

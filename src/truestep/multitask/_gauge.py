@@ -1,0 +1,139 @@
+"""What a micro-batch shows of the tasks, measured where the balancer was told to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float64
+from torch import Tensor
+
+from truestep.core import squared_norms, warn
+from truestep.multitask._at_weight import Layer, shared_weights
+from truestep.multitask._heads import Gradients, check_own_views, head_gradients
+from truestep.multitask._kept import Kept
+from truestep.multitask._loss_scale import LossScale, seeds
+from truestep.multitask._measure import (
+    Vector,
+    Vectors,
+    gram_of,
+    linear_squares,
+    spread,
+    squares_of,
+    weight_vectors,
+    weight_vectors_below,
+)
+from truestep.multitask._rule import PerTask, Reads, only
+from truestep.multitask._split import Split
+from truestep.multitask._task_sums import TaskSums
+
+Losses = Mapping[str, Tensor]
+Gram = Float64[Tensor, "rows rows"]
+
+
+class Gauge(Kept):
+    """Turns the losses of a micro-batch into `TaskSums`.
+
+    Args:
+        tasks: Names.
+        reads: What is wanted: losses, norms, or all inner products.
+        layer: Where gradients are taken; None is at the features.
+    """
+
+    def __init__(self, tasks: tuple[str, ...], reads: Reads, layer: Layer | None) -> None:
+        super().__init__()
+        self.tasks, self.reads = tasks, reads
+        self.weights = None if layer is None else (*shared_weights(layer),)  # in a tuple they stay the model's alone
+        self.vectors = Vectors(tasks)
+        self._fresh = set(tasks)  # whose views were not looked at yet
+        self._warned = False
+        self.loss_scale = LossScale(tasks)
+
+    def __call__(self, losses: Losses, count: PerTask, split: Split | None, *, alone: bool) -> TaskSums:
+        """Sums of one micro-batch; `alone` says that it is the whole window on the only rank."""
+        mean = spread({task: loss.detach() for task, loss in losses.items()}, self.tasks, count.device)
+        zero, gram = torch.zeros_like(count), self._no_gram(count.device)
+        sums = TaskSums(self.tasks, only(count > 0, mean * count), count, zero, zero, gram, zero, zero)
+        trained = {task: loss for task, loss in losses.items() if loss.requires_grad}
+        if self.reads == "losses" or not trained:
+            return sums
+        try:
+            found = self._gradients(sums, trained, split, alone=alone)
+        except RuntimeError as error:  # autograd's: our extra pass must not stop the training
+            if not self._warned:
+                self._warned = True
+                warn(f"truestep: the tasks' gradients could not be measured, weights stay as they are: {error}")
+            return sums
+        if len(trained) == len(losses):
+            return replace(found, measured=count)
+        there = torch.tensor([task in trained for task in self.tasks], device=count.device)
+        return replace(found, measured=count * there)
+
+    def settle(self, sums: TaskSums, group: dist.ProcessGroup | None, *, alone: bool, keep: bool) -> TaskSums:
+        """At the end of a window, on all ranks: norms at a weight come from the sums of its gradients.
+
+        Those stay for the rest of the window if `keep`.
+        """
+        if self.weights is None or self.reads == "losses" or (alone and self.reads == "norms"):
+            return sums
+        gram = self.vectors.gram(self.weights, group, keep=keep)
+        return replace(sums, squares=gram.diagonal(), gram=gram if self.reads == "gram" else sums.gram)
+
+    def _gradients(self, sums: TaskSums, losses: Losses, split: Split | None, *, alone: bool) -> TaskSums:
+        if split is None:
+            assert self.weights is not None
+            scale = self.loss_scale.of(self.weights)
+            vectors = weight_vectors_below(losses, seeds(self.tasks, scale), self.weights)
+            return self._of_vectors(sums, vectors, scale, alone=alone)
+        self._look_at_views(losses, split)
+        scale = self.loss_scale.fitting(losses, split)
+        found = head_gradients(losses, split, seeds(self.tasks, scale) if split.in_half else None)
+        if self.weights is None:
+            return self._of_features(sums, found, split, scale)
+        if alone and self.reads == "norms" and (linear := linear_squares(found, split, self.weights)) is not None:
+            return _scaled(sums, spread(linear, self.tasks, scale.device), sums.gram, scale)
+        return self._of_vectors(sums, weight_vectors(found, split, self.weights), scale, alone=alone)
+
+    def _of_features(self, sums: TaskSums, found: Gradients, split: Split, scale: PerTask) -> TaskSums:
+        squares = spread(squares_of(found), self.tasks, scale.device)
+        self.loss_scale.follow(squares, found, split)
+        gram = self._spread_gram(gram_of(found, split.features), found) if self.reads == "gram" else sums.gram
+        return _scaled(sums, squares, gram, scale)
+
+    def _of_vectors(
+        self, sums: TaskSums, vectors: Iterator[tuple[str, Vector]], scale: PerTask, *, alone: bool
+    ) -> TaskSums:
+        """Norms of the gradients at the weights, one after the other; or their sums kept until the window ends."""
+        if alone and self.reads == "norms":
+            squares = {task: squared_norms([vector])[0] for task, vector in vectors}
+            return _scaled(sums, spread(squares, self.tasks, scale.device), sums.gram, scale)
+        for task, vector in vectors:
+            i = self.tasks.index(task)
+            self.vectors.add(task, vector, sums.count[i] / scale[i])
+        return sums
+
+    def _look_at_views(self, losses: Losses, split: Split) -> None:
+        """See, once for each task, that its loss reads its own view alone."""
+        if fresh := self._fresh & set(losses):
+            check_own_views(losses, split, fresh)
+            self._fresh -= fresh
+
+    def _no_gram(self, device: torch.device) -> Gram:
+        rows = len(self.tasks) if self.reads == "gram" else 0
+        return torch.zeros(rows, rows, dtype=torch.float64, device=device)
+
+    def _spread_gram(self, some: Gram, found: Gradients) -> Gram:
+        """Inner products of some tasks' gradients at the places of all."""
+        at = torch.tensor([self.tasks.index(task) for task in found], device=some.device)
+        whole = self._no_gram(some.device)
+        whole[at[:, None], at] = some
+        return whole
+
+
+def _scaled(sums: TaskSums, squares: PerTask, gram: Gram, scale: PerTask) -> TaskSums:
+    """The sums with what was measured of the scaled losses."""
+    factor = sums.count / scale
+    products = gram * torch.outer(factor, factor) if len(gram) else gram
+    return replace(sums, squares=squares * factor**2, gram=products)

@@ -1,0 +1,66 @@
+"""The gradients of the heads alone: of each task's loss at its own view of the features, and no further."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from truestep.multitask._split import Split
+
+Gradients = dict[str, list[Tensor | None]]  # of each task, at each tensor of the features; None is zero
+
+
+def head_gradients(losses: Mapping[str, Tensor], split: Split, scale: Mapping[str, Tensor] | None) -> Gradients:
+    """Gradient of each loss, times its scale, at its own view; no `.grad` is written and the graph is kept.
+
+    All heads go backward in one pass of autograd. A hook on any parameter (DDP's) stays silent.
+
+    Raises:
+        ValueError: A loss was not computed from its task's view.
+    """
+    tasks = [task for task, loss in losses.items() if loss.requires_grad]
+    at = [x for task in tasks for x in split.inputs[task]]
+    found = gradients([losses[task] for task in tasks], at, None if scale is None else [scale[t] for t in tasks])
+    width = len(split.features)
+    out = {task: found[i * width : (i + 1) * width] for i, task in enumerate(tasks)}
+    for task, grads in out.items():
+        if all(g is None for g in grads):
+            msg = (
+                f"the loss of {task!r} was not computed from its view: give its head views[{task!r}], not the features"
+            )
+            raise ValueError(msg)
+    return out
+
+
+def check_own_views(losses: Mapping[str, Tensor], split: Split, fresh: Iterable[str]) -> None:
+    """Raise a ValueError where the loss of a `fresh` task reads the view of another, whose gradient it would mix."""
+    for task in fresh:
+        others = [other for other in split.inputs if other != task]
+        at = [x for other in others for x in split.inputs[other]]
+        if not (losses[task].requires_grad and at):
+            continue
+        found = gradients([losses[task]], at, None)
+        read = [others[i // len(split.features)] for i, g in enumerate(found) if g is not None]
+        if read:
+            msg = f"the loss of {task!r} was computed from views[{read[0]!r}]: each loss must read its own view alone"
+            raise ValueError(msg)
+
+
+def gradients(
+    outputs: Sequence[Tensor], at: Sequence[Tensor | GradientEdge], seeds: Sequence[Tensor | None] | None
+) -> list[Tensor | None]:
+    """`torch.autograd.grad` that keeps the graph; None where an input took no part."""
+    if not (outputs and at):
+        return [None] * len(at)
+    found: Any = torch.autograd.grad(  # it takes edges too, which its types do not tell
+        outputs,
+        cast("Any", at),
+        grad_outputs=seeds,
+        retain_graph=True,
+        allow_unused=True,
+    )
+    return list(found)

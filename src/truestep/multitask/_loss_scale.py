@@ -1,0 +1,86 @@
+"""A power of two for each task's loss, so that the gradients of its head can be written in float16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from truestep.multitask._heads import head_gradients
+from truestep.multitask._kept import Kept
+from truestep.multitask._measure import spread, squares_of
+from truestep.multitask._rule import PerTask
+from truestep.multitask._split import Split, in_half
+
+START: Final = 2.0**10
+MOST: Final = 2.0**15  # 2**16 is no float16
+STEP: Final = 2.0**6  # by which an overflow or an underflow moves it
+NEAR: Final = 2.0**4  # a scale so near to the wanted one is good
+TRIES: Final = 8  # to find the first one
+
+
+def next_scale(scale: PerTask, squares: PerTask, elements: int) -> Float64[Tensor, " tasks"]:
+    """Scale under which the scaled gradients, whose sums of squares these are, would have a root mean square near 1.
+
+    That leaves 2**16 above for what the head itself computes, and 2**14 below before precision is lost.
+
+    Example:
+        >>> next_scale(*torch.tensor([[1024.0] * 3, [4.0 * 64, 0.0, torch.inf]]).double(), elements=64)
+        tensor([  512., 32768.,    16.], dtype=torch.float64)
+    """
+    root = (squares / max(elements, 1)).sqrt()
+    _, exponent = torch.frexp(root)
+    wanted = torch.ldexp(scale, 1 - exponent)
+    wanted = torch.where(squares == 0, scale * STEP, wanted)
+    wanted = torch.where(torch.isfinite(squares), wanted, scale / STEP)
+    return wanted.clamp(1 / MOST, MOST)
+
+
+def is_near(scale: PerTask, wanted: PerTask) -> bool:
+    """Whether no task's scale is far from the wanted one; waits for the device."""
+    ratio = wanted / scale
+    return bool(((ratio <= NEAR) & (ratio >= 1 / NEAR)).all())
+
+
+class LossScale(Kept):
+    """The scale of each task's loss in the heads' pass: 1 but in float16, where it follows the last gradients."""
+
+    scale: Tensor
+
+    def __init__(self, tasks: tuple[str, ...]) -> None:
+        super().__init__()
+        self.tasks = tasks
+        self._found = False
+        self.register_buffer("scale", torch.full((len(tasks),), START, dtype=torch.float64))
+
+    def of(self, places: Sequence[Tensor]) -> PerTask:
+        """Scale for gradients taken at these tensors."""
+        return self.scale.clone() if in_half(places) else torch.ones_like(self.scale)
+
+    def fitting(self, losses: Mapping[str, Tensor], split: Split) -> PerTask:
+        """Scale for the heads' pass; the first time it is tried until it fits, which waits for the device."""
+        if not split.in_half:
+            return torch.ones_like(self.scale)
+        for _ in range(0 if self._found else TRIES):
+            found = head_gradients(losses, split, seeds(self.tasks, self.scale))
+            before = self.scale.clone()
+            self.follow(spread(squares_of(found), self.tasks, before.device), losses, split)
+            if is_near(before, self.scale):
+                break
+        self._found = True
+        return self.scale.clone()
+
+    def follow(self, squares: PerTask, measured: Iterable[str], split: Split) -> None:
+        """Take the next scale from scaled gradients, for the tasks that were measured in half precision."""
+        if split.in_half:
+            elements = sum(x.numel() for x in split.features)
+            seen = spread({task: torch.ones(()) for task in measured}, self.tasks, self.scale.device) > 0
+            self.scale.copy_(torch.where(seen, next_scale(self.scale, squares, elements), self.scale))
+
+
+def seeds(tasks: Sequence[str], scale: PerTask) -> dict[str, Tensor]:
+    """What each task's backward begins with."""
+    return dict(zip(tasks, scale.float().unbind(), strict=True))

@@ -1,0 +1,49 @@
+"""One mean loss a task, and how many terms it is the mean of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from jaxtyping import Bool, Float, Num
+from torch import Tensor
+
+Loss = Float[Tensor, "*samples"]
+Mask = Bool[Tensor, "*samples"] | Num[Tensor, "*samples"]
+Number = int | float | Tensor
+
+
+def mean_loss(loss: Loss, mask: Mask | None) -> tuple[Float[Tensor, ""], Number]:
+    """Mean over the samples whose label is there, in float32 at least, and 1; 0 and 0 where there is none.
+
+    Example:
+        >>> mean_loss(torch.tensor([1.0, torch.nan, 5.0]), torch.tensor([True, False, True]))[0]
+        tensor(3.)
+    """
+    wide = torch.promote_types(loss.dtype, torch.float32)
+    if mask is None:
+        return (loss.to(wide) if loss.dim() == 0 else loss.mean(dtype=wide)), 1
+    keep = mask != 0
+    number = keep.sum(dtype=wide)
+    mean = torch.where(keep, loss, 0.0).sum(dtype=wide) / number.clamp_min(1.0)
+    return mean, (number > 0).double()
+
+
+def check_names(given: Collection[str], tasks: Collection[str], argument: str) -> None:
+    """Raise a ValueError that names what is no task."""
+    unknown = [name for name in given if name not in tasks]
+    if unknown:
+        msg = f"`{argument}` names {unknown[0]!r}, which is no task of this balancer: {', '.join(tasks)}"
+        raise ValueError(msg)
+
+
+def check_shapes(losses: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError where a mask does not fit its losses, or there are none."""
+    for task, keep in mask.items():
+        if task not in losses or losses[task].shape != keep.shape or keep.dim() == 0:
+            found = "no loss" if task not in losses else f"losses of shape {tuple(losses[task].shape)}"
+            msg = (
+                f"`mask` of {task!r} has shape {tuple(keep.shape)}, its task {found}: give the losses per sample"
+                " (reduction='none') and one mask entry each"
+            )
+            raise ValueError(msg)
