@@ -5,6 +5,7 @@
 | `truestep.core` | what a step is: the records, `Step`, `Recorder` |
 | `truestep.invariance` | weights whose norm does not matter |
 | `truestep.loss` | losses -> one scalar whose scale you know |
+| `truestep.multitask` | several losses -> one, without one shouting |
 | `truestep.recipe` | the same training at another batch size |
 | `truestep.monitor` | watch a run, report on it |
 | `truestep.integrations` | the Trainers of other packages |

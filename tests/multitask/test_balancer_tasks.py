@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -134,18 +135,17 @@ def test_a_task_solved_at_first_sight_waits_for_its_first_loss() -> None:
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -1.0])
-@pytest.mark.parametrize("settings", [{}, {"layer": True}, {"layer": True, "gram": True}, {"accumulate": 2}])
+@pytest.mark.parametrize("settings", [{}, {"layer": True}, {"layer": True, "gram": True}, {"accumulate": 2}, {"layer": True, "accumulate": 2}])
 def test_a_bad_loss_is_refused_by_its_tasks_name_and_leaves_no_trace(bad: float, settings: dict[str, Any]) -> None:
     model, (x, y) = net(), batch()
     layer = model.trunk[2] if settings.get("layer") else None
     balancer = Balancer(GradNorm(1.0), "abc", **(settings | {"layer": layer}))
     for fresh in (True, False):  # the very first update, and a later one
         before = balancer.state_dict()
-        losses = model.losses(balancer.split(model.trunk(x)), y)
-        losses["b"] = losses["b"] * bad / losses["b"].detach().abs()
         with pytest.raises(ValueError, match=r"the loss of task 'b' is (nan|inf|-1)") as caught:
-            balancer.total(losses)
-            balancer.total(losses)  # with windows, at their end
+            for _ in range(2):  # with windows, at their end
+                losses = model.losses(balancer.split(model.trunk(x)), y)
+                balancer.total(losses | {"b": losses["b"] * bad / losses["b"].detach().abs()})
         assert ("divides by it" in str(caught.value)) == (bad == -1.0)
         if fresh or "accumulate" not in settings:
             assert_same_state(balancer.state_dict(), before)
@@ -220,13 +220,13 @@ def test_kpis_are_averaged_until_the_next_update_and_must_be_shares() -> None:
     balancer.kpi({"a": 0.1, "b": 0.3})
     balancer.kpi({"a": 0.3})
     step(model, balancer, *batch())
-    expected = {t: -(1 - k) * torch.tensor(k).double().log().item() for t, k in {"a": 0.2, "b": 0.3}.items()}
+    expected = {t: -(1 - k) * math.log(k) for t, k in {"a": 0.2, "b": 0.3}.items()}
     assert_near({t: balancer.report.weights[t] for t in "ab"}, expected)
     balancer.kpi({"a": 0.9})
     step(model, balancer, *batch())  # no update: still waiting
     assert balancer.report.weights["a"] == pytest.approx(expected["a"])
     step(model, balancer, *batch())
-    assert balancer.report.weights["a"] == pytest.approx(-0.1 * torch.tensor(0.9).log().item())
+    assert balancer.report.weights["a"] == pytest.approx(-0.1 * math.log(0.9))
     for bad in (-0.1, 1.5, torch.nan):
         with pytest.raises(ValueError, match=r"the KPI of 'a' must be in \[0, 1\]"):
             balancer.kpi({"b": 0.5, "a": bad})

@@ -7,6 +7,7 @@ the batch has fewer rows than the layer inputs, and keeps nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -58,32 +59,55 @@ class LinearBelow:
 
     def __init__(self, edge: GradientEdge, rows: Float[Tensor, "rows inputs"]) -> None:
         self._edge = edge
-        self._rows = rows.detach()
-        self._products = self._rows @ self._rows.T
+        self._products = _products(rows)
 
     @classmethod
     def find(cls, features: Sequence[Tensor], weight: Tensor) -> LinearBelow | None:
-        """Where the weight is used once, by a matrix product with fewer rows than inputs; else None."""
-        uses = [(node, rows) for node in _nodes(features) if (rows := _input_beside(node, weight)) is not None]
-        if len(uses) != 1 or uses[0][1].shape[0] > uses[0][1].shape[1]:
-            return None
-        return cls(GradientEdge(uses[0][0], 0), uses[0][1])
+        """Where a weight that is `used` once is used by a matrix product with fewer rows than inputs; else None."""
+        for node in _nodes(features, FAR):
+            rows = _input_beside(node, weight)
+            if rows is not None:
+                return None if rows.shape[0] > rows.shape[1] else cls(GradientEdge(node, 0), rows)
+        return None
 
     def square(self, outputs: Sequence[Tensor], seeds: Sequence[Tensor | None]) -> Float64[Tensor, ""]:
         """Squared norm of the weight's gradient of <outputs, seeds>."""
         (delta,) = gradients(outputs, [self._edge], seeds)
         if delta is None:
-            return torch.zeros((), dtype=torch.float64, device=self._rows.device)
-        delta = delta.reshape(self._rows.shape[0], -1)
-        return ((delta @ delta.T) * self._products).sum(dtype=torch.float64)
+            return torch.zeros((), dtype=torch.float64, device=self._products.device)
+        return (_products(delta.reshape(len(self._products), -1)) * self._products).sum(dtype=torch.float64)
 
 
-def _nodes(features: Sequence[Tensor]) -> list[Any]:
-    """Nodes of the graph nearest to the features, breadth first."""
-    ahead = [x.grad_fn for x in features if x.grad_fn is not None]
+def _products(rows: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows rows"]:
+    """Inner products of the rows, in float32 at least, also under autocast: they would overflow in float16."""
+    wide = rows.detach().to(torch.promote_types(rows.dtype, torch.float32))
+    with torch.autocast(rows.device.type, enabled=False):
+        return wide @ wide.T
+
+
+def used(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> int:
+    """How often the weights, or their transposes or copies in another number format, enter what gave the outputs."""
+
+    def leads(node: Any) -> bool:
+        return any(_origin(node) is weight for weight in weights)
+
+    nodes = [node for node in _nodes(outputs) if not leads(node)]
+    return sum(below is not None and leads(below) for node in nodes for below, _ in node.next_functions)
+
+
+def _origin(node: Any) -> Tensor | None:
+    """Tensor that this node of the graph stands for, transposed or copied or as it is; None for a result."""
+    while node.name() in ("TBackward0", "ToCopyBackward0"):
+        node = node.next_functions[0][0]
+    return getattr(node, "variable", None)
+
+
+def _nodes(outputs: Sequence[Tensor], most: int | float = math.inf) -> list[Any]:
+    """Nodes of the graph nearest to the outputs, breadth first."""
+    ahead = [x.grad_fn for x in outputs if x.grad_fn is not None]
     seen: dict[Any, None] = dict.fromkeys(ahead)
     for node in ahead:
-        if len(seen) > FAR:
+        if len(seen) > most:
             break
         fresh = [n for n, _ in node.next_functions if n is not None and n not in seen]
         seen |= dict.fromkeys(fresh)
@@ -98,9 +122,6 @@ def _input_beside(node: Any, weight: Tensor) -> Tensor | None:
         return None
     name, factor = place
     below = node.next_functions[factor][0]
-    if below is None or below.name() != "TBackward0":
+    if below is None or below.name() != "TBackward0" or _origin(below) is not weight:
         return None
-    while below is not None and below.name() in ("TBackward0", "ToCopyBackward0"):
-        below = below.next_functions[0][0]
-    rows = getattr(node, name, None)
-    return rows if getattr(below, "variable", None) is weight else None
+    return getattr(node, name, None) if getattr(node, "_saved_alpha", 1) == 1 else None

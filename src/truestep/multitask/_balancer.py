@@ -84,7 +84,7 @@ class Balancer(Kept):
         accumulate: int | None = 1,
         layer: Layer | None = None,
         group: dist.ProcessGroup | None = None,
-        initial: Mapping[str, float] | None = None,
+        initial: Mapping[str, int | float] | None = None,
         initial_batches: int = 1,
         gram: bool = False,
     ) -> None:
@@ -165,7 +165,7 @@ class Balancer(Kept):
         if window is not None:
             self._update(window)
 
-    def kpi(self, values: Mapping[str, float]) -> None:
+    def kpi(self, values: Mapping[str, int | float]) -> None:
         """Tell key performance indicators in [0, 1] (accuracies, say), by task; the next update reads their mean.
 
         Each rank may tell its own, or none.
@@ -178,7 +178,7 @@ class Balancer(Kept):
             if not 0.0 <= value <= 1.0:
                 msg = f"the KPI of {task!r} must be in [0, 1], 1 for a task that is solved; found {value}"
                 raise ValueError(msg)
-            self._told[:, self.tasks.index(task)] += torch.tensor([value, 1.0]).to(self._told)
+            self._told[:, self.tasks.index(task)] += self._told.new_tensor([value, 1.0])
 
     @property
     def report(self) -> Report:
@@ -219,7 +219,7 @@ class Balancer(Kept):
         if self.accumulate == 1:
             self._update(sums)
             return
-        self._window = sums if self._window is None else self._window + sums
+        self._window = sums if self._window is None else self._window.to(sums.loss.device) + sums
         if self._done == self._micro == 0:
             self._update(sums, provisional=True)
 
@@ -229,7 +229,11 @@ class Balancer(Kept):
         sums = replace(sums, kpi=self._told[0], kpis=self._told[1]).all_reduce(self.group)
         sums = self.gauge.settle(sums, self.group, alone=self._alone(), keep=provisional)
         losses, norms = sums.losses, sums.norms
-        active = self._active(losses, norms, sums.count)
+        try:
+            active = self._active(losses, norms, sums.count)
+        except ValueError:  # nothing is left of the window of a loss that is refused
+            self._window = self.gauge.vectors.sum = None
+            raise
         start = self.initial.after(losses, active)
         ratios = losses * start[1] / start[0]
         seen = Readings(losses, ratios, norms, active, self._weights.clone(), sums.inner, sums.told)
@@ -264,7 +268,7 @@ class Balancer(Kept):
         return torch.stack([x.reshape(-1)[:0].sum() for x in split.features]).sum()
 
     def _places_of(self, tasks: tuple[str, ...]) -> Tensor:
-        if tasks not in self._places:
+        if tasks not in self._places or self._places[tasks].device != self._weights.device:
             index = [self.tasks.index(task) for task in tasks]
             self._places[tasks] = torch.tensor(index, device=self._weights.device)
         return self._places[tasks]
@@ -285,6 +289,7 @@ class Balancer(Kept):
             "place": [self._done, self._micro],
             "window": window,
             "vectors": None if vectors is None or window is None else vectors.clone(),
+            "scaled": self.gauge.loss_scale.found,
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -294,7 +299,8 @@ class Balancer(Kept):
             raise ValueError(msg)
         self._done, self._micro = state["place"]
         self._window = None if state["window"] is None else TaskSums(self.tasks, **state["window"])
-        self.gauge.vectors.sum = state["vectors"]
+        self.gauge.vectors.sum = None if state["vectors"] is None else state["vectors"].clone()  # it is written to
+        self.gauge.loss_scale.found = state["scaled"]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_split": None}  # views belong to a graph

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from truestep.core import squared_norms, warn
-from truestep.multitask._at_weight import Layer, shared_weights
+from truestep.multitask._at_weight import Layer, shared_weights, used
 from truestep.multitask._heads import Gradients, check_own_views, head_gradients
 from truestep.multitask._kept import Kept
 from truestep.multitask._loss_scale import LossScale, seeds
@@ -48,6 +49,7 @@ class Gauge(Kept):
         self.weights = None if layer is None else (*shared_weights(layer),)  # in a tuple they stay the model's alone
         self.vectors = Vectors(tasks)
         self._fresh = set(tasks)  # whose views were not looked at yet
+        self._uses: int | None = None  # of the weights, once they were looked for
         self._warned = False
         self.loss_scale = LossScale(tasks)
 
@@ -84,6 +86,7 @@ class Gauge(Kept):
     def _gradients(self, sums: TaskSums, losses: Losses, split: Split | None, *, alone: bool) -> TaskSums:
         if split is None:
             assert self.weights is not None
+            self._look_for_weights([*losses.values()], self.weights)
             scale = self.loss_scale.of(self.weights)
             vectors = weight_vectors_below(losses, seeds(self.tasks, scale), self.weights)
             return self._of_vectors(sums, vectors, scale, alone=alone)
@@ -92,9 +95,15 @@ class Gauge(Kept):
         found = head_gradients(losses, split, seeds(self.tasks, scale) if split.in_half else None)
         if self.weights is None:
             return self._of_features(sums, found, split, scale)
-        if alone and self.reads == "norms" and (linear := linear_squares(found, split, self.weights)) is not None:
-            return _scaled(sums, spread(linear, self.tasks, scale.device), sums.gram, scale)
+        uses = self._look_for_weights(split.features, self.weights)
+        if alone and self.reads == "norms" and uses == 1:
+            linear = linear_squares(found, split, self.weights)
+            if linear is not None:
+                return _scaled(sums, spread(linear, self.tasks, scale.device), sums.gram, scale)
         return self._of_vectors(sums, weight_vectors(found, split, self.weights), scale, alone=alone)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_uses": None}  # a copy may have lost its model
 
     def _of_features(self, sums: TaskSums, found: Gradients, split: Split, scale: PerTask) -> TaskSums:
         squares = spread(squares_of(found), self.tasks, scale.device)
@@ -120,11 +129,24 @@ class Gauge(Kept):
             check_own_views(losses, split, fresh)
             self._fresh -= fresh
 
+    def _look_for_weights(self, outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> int:
+        """Once, in the whole graph: how often are the weights used?"""
+        if self._uses is None:
+            self._uses = used(outputs, weights)
+        if self._uses == 0:
+            self._uses = None
+            msg = (
+                "`layer` takes no part in the losses: give a layer below the features, of the model that computed them"
+                " (not of its copy), and none inside a reentrant checkpoint"
+            )
+            raise ValueError(msg)
+        return self._uses
+
     def _no_gram(self, device: torch.device) -> Gram:
         rows = len(self.tasks) if self.reads == "gram" else 0
         return torch.zeros(rows, rows, dtype=torch.float64, device=device)
 
-    def _spread_gram(self, some: Gram, found: Gradients) -> Gram:
+    def _spread_gram(self, some: Float64[Tensor, "some some"], found: Gradients) -> Gram:
         """Inner products of some tasks' gradients at the places of all."""
         at = torch.tensor([self.tasks.index(task) for task in found], device=some.device)
         whole = self._no_gram(some.device)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from truestep.core import warn
-from truestep.multitask._rule import AbstractRule, PerTask, Readings, Reads, kept, mean_over
+from truestep.multitask._rule import AbstractRule, PerTask, Readings, kept, mean_over
 from truestep.multitask._smoothed import check_smoothing, smoothed, unknown
 
 Number = int | float
@@ -135,13 +135,13 @@ class GradNorm(AbstractRule):
 
     Note:
         Deviation: "direct" and "sign" are ours, and end at the proportions that the paper's targets have. Of
-        "gradient": Adam has no eps, which would tie the weights to the unit of the losses; each task counts its own
-        updates; and no weight falls below 1e-8 of the mean (nothing in the paper keeps them positive).
-        tests/multitask/test_gradnorm.py compares it with torch's Adam on the double backward, and shows where it
-        stops.
+        "gradient": Adam has no eps, which would tie the weights to the unit of the losses, and each task counts its
+        own updates. No weight of "sign" and "gradient" falls below 1e-8 of the mean: nothing in the paper keeps them
+        positive. tests/multitask/test_gradnorm.py compares "gradient" with torch's Adam on the double backward, and
+        shows where it stops.
 
     Example:
-        >>> from truestep.multitask._rule import Readings
+        >>> from truestep.multitask import Readings
         >>> rule = GradNorm(alpha=1.0)
         >>> rule.start(("depth", "pose"))
         >>> norms, ratios, one = torch.tensor([[1.0, 10.0], [0.3, 0.9], [1.0, 1.0]]).double()
@@ -153,7 +153,7 @@ class GradNorm(AbstractRule):
         Multitask Networks", ICML 2018.
     """
 
-    reads: Reads = "norms"
+    reads = "norms"
     _log_norms: Tensor
     _weights: Tensor
     _first: Tensor
@@ -183,7 +183,7 @@ class GradNorm(AbstractRule):
         if self._solve == "direct":
             self._log_norms.copy_(smoothed(seen.active, seen.norms.log(), self._log_norms, self._smoothing))
             return _solved(self._log_norms, pull, seen.active)
-        start = (seen.weights / seen.weights.mean()).clamp_min(_FLOOR)
+        start = seen.weights / seen.weights.mean()
         old = torch.where(self._weights.isnan(), start, self._weights)
         if self._solve == "sign":
             pull = pull - mean_over(seen.active, pull.exp()).log()  # else most of it is a zone where nothing moves

@@ -30,7 +30,7 @@ class InitialLosses(Kept):
     total: Tensor
     count: Tensor
 
-    def __init__(self, tasks: tuple[str, ...], given: Mapping[str, float] | None, batches: int) -> None:
+    def __init__(self, tasks: tuple[str, ...], given: Mapping[str, int | float] | None, batches: int) -> None:
         super().__init__()
         given = given or {}
         for task, loss in given.items():

@@ -53,7 +53,7 @@ class LossScale(Kept):
     def __init__(self, tasks: tuple[str, ...]) -> None:
         super().__init__()
         self.tasks = tasks
-        self._found = False
+        self.found = False  # a first one
         self.register_buffer("scale", torch.full((len(tasks),), START, dtype=torch.float64))
 
     def of(self, places: Sequence[Tensor]) -> PerTask:
@@ -64,13 +64,13 @@ class LossScale(Kept):
         """Scale for the heads' pass; the first time it is tried until it fits, which waits for the device."""
         if not split.in_half:
             return torch.ones_like(self.scale)
-        for _ in range(0 if self._found else TRIES):
+        for _ in range(0 if self.found else TRIES):
             found = head_gradients(losses, split, seeds(self.tasks, self.scale))
             before = self.scale.clone()
             self.follow(spread(squares_of(found), self.tasks, before.device), losses, split)
             if is_near(before, self.scale):
                 break
-        self._found = True
+        self.found = True
         return self.scale.clone()
 
     def follow(self, squares: PerTask, measured: Iterable[str], split: Split) -> None:

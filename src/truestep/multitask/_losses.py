@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-Loss = Float[Tensor, "*samples"]
-Mask = Bool[Tensor, "*samples"] | Num[Tensor, "*samples"]
+Loss = Float[Tensor, "..."]
+Mask = Bool[Tensor, "..."] | Num[Tensor, "..."]
 Number = int | float | Tensor
 
 

@@ -72,6 +72,7 @@ class Vectors:
         """Add a task's gradient, times a factor."""
         if self.sum is None or self.sum.shape[1] != vector.numel():
             self.sum = vector.new_zeros(len(self.tasks), vector.numel())
+        self.sum = self.sum.to(vector.device)  # what was loaded may lie elsewhere
         self.sum[self.tasks.index(task)].addcmul_(vector, factor.to(vector))
 
     def gram(

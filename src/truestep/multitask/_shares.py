@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from truestep.multitask._rule import AbstractRule, PerTask, Readings, Reads
+from truestep.multitask._rule import AbstractRule, PerTask, Readings
 from truestep.multitask._smoothed import check_smoothing, smoothed, unknown
 
 Number = int | float
@@ -40,7 +40,7 @@ class Shares(AbstractRule):
         tests/multitask/test_shares.py shows the first.
 
     Example:
-        >>> from truestep.multitask._rule import Readings
+        >>> from truestep.multitask import Readings
         >>> rule = Shares({"mel": 3.0, "adversarial": 1.0}, smoothing=0)
         >>> rule.start(("mel", "adversarial"))
         >>> norms, ones = torch.tensor([[1.0, 50.0], [1.0, 1.0]]).double()
@@ -52,7 +52,7 @@ class Shares(AbstractRule):
         Défossez, Copet, Synnaeve, Adi, "High Fidelity Neural Audio Compression", 2022, section 3.4.
     """
 
-    reads: Reads = "norms"
+    reads = "norms"
     positive = False
     _shares: Tensor
     _log_norms: Tensor

@@ -50,12 +50,13 @@ class Surgery(AbstractRule):
     of T. For surgery at the parameters use TorchJD's `mtl_backward` and `jac_to_grad`.
 
     What methods promise, on their K: UPGrad and MGDA no conflict with any task; PCGrad that for two tasks only; IMTL-G
-    equal projections on all gradients, which may be negative; Aligned-MTL neither. TorchJD's UPGrad adds 1e-4 of the
-    trace to the diagonal: with norms 100 apart that is as much as the small task has, and its promise to that task goes
-    (cosines down to -0.2 were seen). `unit="norm"` restores it.
+    equal projections on all gradients (in rare cases all negative: it climbs); Aligned-MTL neither. TorchJD's solvers
+    keep it up to cosines of some -0.01: UPGrad adds 1e-4 of the trace to the diagonal, MGDA stops after 100 iterations.
+    With norms 100 apart that ridge is all that the small task has, and UPGrad's promise to it goes (cosines down to
+    -0.2 were seen); `unit="norm"` restores it.
 
-    Weights may be zero or negative. Under "budget" and "sum" a Balancer has then to find a positive factor, and keeps
-    the old weights where there is none; "none" takes f's as they are.
+    Weights may be zero or negative. Under "budget" and "sum" a Balancer needs a positive factor for them, and keeps the
+    old weights where there is none; "none" takes f's as they are.
 
     Args:
         weighting: f. An nn.Module becomes a part of the rule, moved and saved with it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float64
@@ -39,6 +39,13 @@ class TaskSums(AbstractSum):
     gram: Float64[Tensor, "rows rows"]
     kpi: PerTask
     kpis: PerTask
+
+    def to(self, device: torch.device) -> TaskSums:
+        """The same on another device: a window that was loaded, say."""
+        if self.loss.device == device:
+            return self
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "tasks"}
+        return replace(self, **moved)
 
     @property
     def losses(self) -> PerTask:
