@@ -6,8 +6,8 @@ weightings alone, since the package itself imports torchvision, and a Trainer of
 
 from __future__ import annotations
 
-import importlib.machinery
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 import types

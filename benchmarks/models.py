@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +136,7 @@ class Tasks:
 def tasks(number: int, outputs: int = 100) -> Tasks:
     torch.manual_seed(0)
     widths = (256, 512, 512, 512, 512)
-    layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
+    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
     trunk, heads = nn.Sequential(*layers), nn.ModuleList([nn.Linear(512, outputs) for _ in range(number)])
     units = torch.logspace(0, 2, number)
     targets = [unit * torch.randn(128, outputs) for unit in units]

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -33,6 +34,20 @@ WORLD, STEPS, BATCH = 2, 9, 8
 def boom(*_: Any, **__: Any) -> Any:
     """The exception of ours."""
     raise ArithmeticError("boom")
+
+
+class Balancing:
+    """A balancer of two tasks that counts how often it is looked at."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    @property
+    def report(self) -> SimpleNamespace:
+        self.reads += 1
+        ones = {"a": 1.0, "b": 1.0}
+        factors = {"step_factor": 1.0, "trunk_factor": 1.0, "updates": self.reads}
+        return SimpleNamespace(weights=ones, norms=ones, ratios=ones, losses=ones, **factors)
 
 
 def build() -> nn.Sequential:
@@ -78,6 +93,7 @@ def train(model: nn.Module, rank: int, world: int, **options: Any) -> dict[str, 
             run.close()
     whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
     return {
+        "reads": getattr(options.get("balancer"), "reads", None),
         "periods": periods,
         "counted": counted,
         "closed": closed,
@@ -131,10 +147,11 @@ def see(rank: int, folder: Path) -> dict[str, Any]:
     if rank == 0:
         (folder / "a file").write_text("")
     dist.barrier()
+    usual: dict[str, Any] = {"every": 2, "console": 0.0}
     return {
         "alone": train(build(), 0, 1),
-        "ddp": train(replicated(), rank, WORLD, run_dir=folder / "ddp", every=2, console=0.0, title="ddp"),
-        "fsdp": train(sharded(), rank, WORLD, run_dir=folder / "fsdp", every=2, console=0.0),
+        "ddp": train(replicated(), rank, WORLD, run_dir=folder / "ddp", balancer=Balancing(), **usual, title="ddp"),
+        "fsdp": train(sharded(), rank, WORLD, run_dir=folder / "fsdp", balancer=Balancing(), **usual),
         "auto": agreeing(rank, folder),
         "no disk": train(sharded(), rank, WORLD, run_dir=folder / "a file", every=2, console=None),
         **failing(rank, folder),

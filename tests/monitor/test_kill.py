@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.monitor.loops import Loop
-from tests.monitor.written import NAMES, a_step, column, rows, write
+from tests.monitor.written import NAMES, TASKS, a_balance, a_step, column, rows, write
 
 from truestep.monitor._run import load_run
 from truestep.monitor.sinks import Store
@@ -67,7 +67,7 @@ def test_nothing_flushed_is_lost_and_no_row_is_doubled_by_twenty_kills_and_resum
         assert steps.tolist() == list(range(len(steps)))
         assert len(steps) >= flushed
         assert losses.tolist() == marks  # what was taken back was replaced, what came before stayed
-        for table, each in (("step", 1), ("block_step", len(NAMES))):
+        for table, each in (("step", 1), ("block_step", len(NAMES)), ("balance_step", 1), ("task_step", len(TASKS))):
             counts = rows(path, f"SELECT step, count(*) FROM {table} GROUP BY step")
             assert [count for _, count in counts[:flushed]] == [each] * flushed
         checkpoint = rng.randrange(flushed // 2, flushed)
@@ -84,6 +84,7 @@ def test_a_killed_run_reads_as_running_and_its_steps_are_those_given(
         for index, step in zip(range(flushed), run.steps, strict=False):
             assert (step.index, step.loss, step.names) == (index, 0.5, NAMES)
             torch.testing.assert_close(step.took.columns(), a_step(index).took.columns(), rtol=0, atol=0)
+        assert list(run.balance)[:flushed] == [a_balance(index) for index in range(flushed)]
 
 
 def test_the_next_run_renames_what_was_killed_with_all_that_was_committed(

@@ -31,7 +31,8 @@ def test_a_resumed_run_replaces_the_rows_from_its_checkpoint_on(tmp_path: Path) 
     path = tmp_path / FILE
     sql = "SELECT DISTINCT optimizer, step FROM {} ORDER BY optimizer, step"
     kept = [(1, step) for step in range(6)] + [(2, step) for step in range(8)]
-    assert rows(path, sql.format("step")) == rows(path, sql.format("block_step")) == kept
+    for table in ("step", "block_step", "balance_step", "task_step"):
+        assert rows(path, sql.format(table)) == kept
     assert column(path, "SELECT step FROM schedule") == list(range(6))
     events = rows(path, "SELECT kind, optimizer, step FROM event ORDER BY id")
     assert events == [("tag", 1, step) for step in range(6)] + [("note", None, None)] + [
@@ -98,7 +99,7 @@ def spoil(path: Path, how: str) -> None:
         ("absent", "does not exist"),
         ("garbage", r"damaged \(file is not a database\)"),
         ("middle", "is damaged"),
-        ("version", "version 7, this truestep reads version 1"),
+        ("version", "version 7, this truestep reads versions 1 to 2"),
         ("id", "holds run xyz, not abc"),
     ],
 )

@@ -74,6 +74,21 @@ def test_rank_0_alone_prints_and_the_others_count_along(name: str, ranks: list[d
     assert first["warnings"] == second["warnings"] == []
 
 
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_rank_0_alone_reads_the_balancer_and_only_at_recorded_steps(
+    name: str, ranks: list[dict[str, Any]], folder: Path
+) -> None:
+    assert [rank[name]["reads"] for rank in ranks] == [5, 0]
+    with load_run(folder / name) as record:
+        assert [(balance.index, balance.updates) for balance in record.balance] == [
+            (0, 1),
+            (2, 2),
+            (4, 3),
+            (6, 4),
+            (8, 5),
+        ]
+
+
 def test_all_ranks_take_the_period_that_rank_0_chooses(ranks: list[dict[str, Any]]) -> None:
     assert [rank["auto"]["periods"] for rank in ranks] == [[1, 2, 4, 4, 8, 8, 8, 8, 16]] * WORLD
 

@@ -152,7 +152,7 @@ def no_record(run_dir: Path) -> str:
 def another_version(run_dir: Path) -> str:
     with closing(sqlite3.connect(run_dir / FILE)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    return "has record version 99, this truestep reads version 1"
+    return "has record version 99, this truestep reads versions 1 to 2"
 
 
 def damaged(run_dir: Path) -> str:

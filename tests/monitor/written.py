@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from truestep.core import Asked, Gram, Step
+from truestep.monitor._balance import Balance
 from truestep.monitor.sinks import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("fc.weight", "fc.bias", "out.weight[3]")
+TASKS = ("class", "parity")
 
 
 def a_step(index: int, *, optimizer: str = "SGD", names: tuple[str, ...] = NAMES, mark: float = 0.0) -> Step:
@@ -23,11 +25,18 @@ def a_step(index: int, *, optimizer: str = "SGD", names: tuple[str, ...] = NAMES
     return Step(optimizer, index, 1.7e9 + index, mark, 32.0, False, names, Asked(*columns[:6]), Gram(*columns[6:]))
 
 
+def a_balance(index: int, *, optimizer: str = "SGD", tasks: tuple[str, ...] = TASKS) -> Balance:
+    """What a balancer did, in numbers that say which step, task and column they belong to."""
+    columns = ({task: 1e4 * index + 100.0 * place + i for place, task in enumerate(tasks)} for i in range(4))
+    return Balance(optimizer, index, *columns, step_factor=index + 0.5, trunk_factor=index + 0.25, updates=index)
+
+
 def write(store: Store, steps: range, *, mark: float = 0.0, optimizer: str = "SGD") -> None:
-    """Scalars and recorded steps as a watch hands them over."""
+    """Scalars, recorded steps and what a balancer did, as a watch hands them over."""
     handle = store.optimizer(optimizer, "SGD", "[]")
     for index in steps:
         store.scalar((handle, index, 1.7e9 + index, mark, 32.0, False))
+        store.balance(a_balance(index, optimizer=optimizer))
         store.step(a_step(index, optimizer=optimizer, mark=mark))
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from truestep.monitor._schema import APPLICATION_ID, FILE, VERSION
+from truestep.monitor._schema import APPLICATION_ID, FILE, READS
 
 DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR)
 
@@ -98,7 +98,7 @@ def _damage(where: object, error: Exception) -> str:
 
 
 def identify(connection: sqlite3.Connection, where: object) -> None:
-    """Raise ValueError unless the database is a run record of the version that this truestep reads."""
+    """Raise ValueError unless the database is a run record of a version that this truestep reads."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -111,9 +111,9 @@ def identify(connection: sqlite3.Connection, where: object) -> None:
             f"{APPLICATION_ID:#x}); pass the directory of a watched run"
         )
         raise ValueError(msg)
-    if version != VERSION:
+    if version not in READS:
         msg = (
-            f"{where} has record version {version}, this truestep reads version {VERSION}; "
+            f"{where} has record version {version}, this truestep reads versions {READS[0]} to {READS[-1]}; "
             "open it with the truestep that wrote it"
         )
         raise ValueError(msg)

@@ -17,6 +17,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from truestep.core import Asked, Gram, Step
+from truestep.monitor._balance import Balances
 from truestep.monitor._reading import find, naming_damage, open_for_reading
 from truestep.monitor._schema import ASKED, TOOK
 
@@ -109,6 +110,11 @@ class Run:
     def steps(self) -> Steps:
         """The recorded steps, in order of step and optimizer, read one at a time."""
         return Steps(self)
+
+    @property
+    def balance(self) -> Balances:
+        """What a balancer did at the recorded steps, read one at a time; empty where none was watched."""
+        return Balances(self.query)
 
     def losses(self, optimizer: str | None = None) -> tuple[Int64[Tensor, " steps"], Float64[Tensor, " steps"]]:
         """Steps and their losses, nan where none was given: every step, recorded or not.

@@ -5,13 +5,26 @@ from __future__ import annotations
 from typing import Final
 
 FILE: Final = "run.db"
-VERSION: Final = 1  # PRAGMA user_version; a reader refuses any other and names it
+VERSION: Final = 2  # PRAGMA user_version: what is written; a reader refuses what is not in READS, and names it
+READS: Final = (1, 2)  # 1 has no tables of tasks: nothing was balanced; a resumed run of it gets them
 APPLICATION_ID: Final = 0x74727374  # "trst": tells a run record from any other SQLite file
 
 ASKED: Final = ("lr", "weight_decay", "momentum", "beta1", "beta2", "eps")
 TOOK: Final = ("ww", "wg", "wd", "gg", "gd", "dd")
+OF_TASK: Final = ("weight", "norm", "ratio", "loss")
+OF_BALANCE: Final = ("step_factor", "trunk_factor", "updates")
 
 # nan is stored as NULL (SQLite has no nan) and read back as nan; inf stays inf.
+TASKS: Final = f"""
+CREATE TABLE task (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE balance_step (
+    optimizer INTEGER NOT NULL, step INTEGER NOT NULL, {", ".join(f"{name} REAL" for name in OF_BALANCE)},
+    PRIMARY KEY (optimizer, step)) WITHOUT ROWID;
+CREATE TABLE task_step (
+    optimizer INTEGER NOT NULL, step INTEGER NOT NULL, task INTEGER NOT NULL,
+    {", ".join(f"{name} REAL" for name in OF_TASK)},
+    PRIMARY KEY (optimizer, step, task)) WITHOUT ROWID;
+"""
 SCHEMA: Final = f"""
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE optimizer (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rule TEXT NOT NULL, settings TEXT);
@@ -32,4 +45,4 @@ CREATE TABLE event (
     id INTEGER PRIMARY KEY, time REAL NOT NULL, optimizer INTEGER, step INTEGER, kind TEXT NOT NULL, text TEXT);
 CREATE TABLE finding (
     id INTEGER PRIMARY KEY, rule TEXT NOT NULL, block TEXT, evidence TEXT, confidence REAL, remedy TEXT, expected TEXT);
-"""
+{TASKS}"""

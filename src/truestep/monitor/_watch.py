@@ -12,14 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from truestep.core import Step, never, warn
+from truestep.monitor._balance import BalanceProbe, Balancing, named
+from truestep.monitor._blocks import Blocks
 from truestep.monitor._budget import Cadence
-from truestep.monitor._facts import kinds, named_parameters, run_facts
-from truestep.monitor._inputs import Optimizers, checked_parameters, held, named_optimizers, number_or_scalar
+from truestep.monitor._facts import named_parameters, run_facts
+from truestep.monitor._inputs import Optimizers, checked_parameters, named_optimizers, number_or_scalar
 from truestep.monitor._lane import Lane
 from truestep.monitor._ledger import Ledger, Number, Row
 from truestep.monitor._meter import Meter
@@ -43,6 +44,7 @@ def watch(
     console: float | None = 30.0,
     max_bytes: float | None = None,
     title: str | None = None,
+    balancer: Balancing | None = None,
 ) -> Watch:
     """Watch the step that a network really takes; no line of the training loop changes.
 
@@ -61,14 +63,17 @@ def watch(
         max_bytes: Size at which the record is thinned: every second recorded step is dropped, the period doubles.
             1e9 by default, 64e6 in memory.
         title: Name of the run in reports; that of its directory by default.
+        balancer: A `truestep.multitask.Balancer`, whose report is kept at the recorded steps of the first optimizer.
 
     Returns:
         A `Watch`; as a context manager it closes itself.
 
     Raises:
-        ValueError: If the model has no parameters, an optimizer none of them, or it is a wrapper without step hooks.
+        ValueError: If the model has no parameters, an optimizer none of them, or it is a wrapper without step hooks; if
+            `balancer` has no report.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> with watch(model, optimizer, every=1, console=None) as run:
@@ -86,11 +91,12 @@ def watch(
         optimizer,
         Path(run_dir) if run_dir is not None else None,
         cadence=Cadence(every, budget),
-        facts={"every": str(every), "budget": repr(budget)} | ({"title": title} if title else {}),
+        facts={"every": str(every), "budget": repr(budget)} | ({"title": title} if title else {}) | named(balancer),
         units=tuple(units),
         symmetries=symmetries or {},
         console=console,
         max_bytes=max_bytes or (IN_MEMORY if run_dir is None else ON_DISK),
+        balancer=balancer,
     )
 
 
@@ -109,17 +115,17 @@ class Watch:
         symmetries: Mapping[str, str],
         console: float | None,
         max_bytes: float,
+        balancer: Balancing | None = None,
     ) -> None:
-        self._model, self._units, self._symmetries, self.run_dir = model, units, symmetries, run_dir
+        self._model, self._units, self.run_dir = model, units, run_dir
         optimizers, parameters = named_optimizers(optimizer), checked_parameters(model, units)
         self._ranks = Ranks(parameters.values())
         self._facts = run_facts(self._ranks.world_size, next(iter(parameters.values())).device.type) | dict(facts)
+        self._balance = BalanceProbe(balancer, next(iter(optimizers)), self._unbalanced)
         self._store = Store(run_dir, meta=self._facts, max_bytes=max_bytes) if self._ranks.writes else None
         self._cadence, self._console = cadence, Console(console if self._ranks.writes else None)
         self._lanes: dict[str, Lane] = {}
         self._ledger = Ledger(self._store.scalar if self._store else _nowhere, partial(_unnoted, weakref.ref(self)))
-        self._known: dict[str, tuple[str, ...]] = {}
-        self._nonfinite: set[str] = set()
         self._tags: dict[str, str] = {}
         self._warned = self._closed = False
         self._told_until = 0.0
@@ -133,7 +139,7 @@ class Watch:
                 lane.recorder.close()
             raise
         self._meter = Meter(tuple(self._lanes.values()), self._store, cadence)
-        self._register(parameters)
+        self._blocks = Blocks(model, self.lanes, self._store, units, symmetries) if self._store else None
         self._let_go = weakref.finalize(self, _let_go, self._ledger, self._store)  # when the optimizer is gone
         self._let_go.atexit = False  # but at exit before the store's own hook, which is older
         atexit.register(self._let_go)
@@ -277,11 +283,12 @@ class Watch:
         self._agree(step.optimizer, step.index)
 
     def _keep(self, step: Step) -> None:
-        if self._store:
-            if step.names != self._known.get(step.optimizer):
-                self._added(step)
+        if self._store and self._blocks:
+            self._blocks.note_added(step)
+            if (balance := self._balance.read(step)) is not None:
+                self._store.balance(balance)
             self._store.step(step)
-            self._note_nonfinite(step)
+            self._blocks.note_nonfinite(step)
             self._cadence.at_least(self._store.period)
             self._console.step(step, self._ledger.latest, self._cadence.period, self.cost)
             if self._meter.wall() > self._told_until:
@@ -301,25 +308,6 @@ class Watch:
         if failed:
             self._stop(self._broken or "recording failed on another rank")
 
-    def _added(self, step: Step) -> None:
-        new = set(step.names) - set(self._known.get(step.optimizer, ()))
-        if step.optimizer in self._known and new and self._store:
-            lane = self._lanes[step.optimizer]
-            self._register(named_parameters(self._model))
-            self._store.event("added", ", ".join(sorted(new)), lane.number, step.index)
-        self._known[step.optimizer] = step.names
-
-    def _note_nonfinite(self, step: Step) -> None:
-        columns = step.took.columns()
-        if bool(torch.isfinite(columns).all()) or not self._store:
-            return
-        bad = [name for name, ok in zip(step.names, torch.isfinite(columns).all(-1).tolist(), strict=True) if not ok]
-        fresh = [name for name in bad if name not in self._nonfinite]
-        self._nonfinite.update(fresh)
-        if fresh:
-            text = f"NaN or infinite weights or gradients in {', '.join(fresh)}"
-            self._store.event("nonfinite", text, self._lanes[step.optimizer].number, step.index)
-
     def _tag(self, tags: Mapping[str, Any]) -> None:
         fresh = {key: str(value) for key, value in tags.items() if self._tags.get(key) != str(value)}
         if fresh and self._store:
@@ -337,6 +325,10 @@ class Watch:
         if listening or not self._ranks.together:
             self._agree(optimizer, index)
 
+    def _unbalanced(self, step: Step, why: str) -> None:
+        if self._store:
+            self._store.event("unbalanced", why, self._lanes[step.optimizer].number, step.index)
+
     def _stop(self, why: str) -> None:
         if self._store:
             self._store.event("unwatched", why)
@@ -347,19 +339,6 @@ class Watch:
         if self._store and self._store.failure and not self._warned:
             self._warned = True
             warn(self._store.failure)
-
-    def _register(self, parameters: Mapping[str, Tensor]) -> None:
-        """Write down every block of the model, also those that no optimizer holds."""
-        if self._store is None:
-            return
-        kind_of = kinds(self._model)
-        owner = {id(p): lane.number for lane in self._lanes.values() for p in held(lane.optimizer)}
-        for name, p in parameters.items():
-            symmetry = self._symmetries.get(name)
-            facts = kind_of.get(name, ""), symmetry, owner.get(id(p))
-            self._store.block(name, tuple(p.shape), p.numel(), *facts)
-            for unit in range(p.shape[0] if name in self._units and p.dim() else 0):
-                self._store.block(f"{name}[{unit}]", tuple(p.shape[1:]), p.numel() // p.shape[0], *facts)
 
     def _reader(self) -> Run:
         if self._store is None:

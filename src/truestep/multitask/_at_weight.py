@@ -7,7 +7,6 @@ the batch has fewer rows than the layer inputs, and keeps nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from truestep.core import is_distributed
-from truestep.multitask._heads import gradients
+from truestep.multitask._heads import gradients, nodes
 
 Layer = nn.Module | Tensor | Iterable[Tensor]
 FAR: Final = 64  # nodes of the graph to look at for the layer: it is meant to lie just below the features
@@ -64,7 +63,7 @@ class LinearBelow:
     @classmethod
     def find(cls, features: Sequence[Tensor], weight: Tensor) -> LinearBelow | None:
         """Where a weight that is `used` once is used by a matrix product with fewer rows than inputs; else None."""
-        for node in _nodes(features, FAR):
+        for node in nodes(features, FAR):
             rows = _input_beside(node, weight)
             if rows is not None:
                 return None if rows.shape[0] > rows.shape[1] else cls(GradientEdge(node, 0), rows)
@@ -91,28 +90,20 @@ def used(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> int:
     def leads(node: Any) -> bool:
         return any(_origin(node) is weight for weight in weights)
 
-    nodes = [node for node in _nodes(outputs) if not leads(node)]
-    return sum(below is not None and leads(below) for node in nodes for below, _ in node.next_functions)
+    others = [node for node in nodes(outputs) if not leads(node)]
+    return sum(below is not None and leads(below) for node in others for below, _ in node.next_functions)
+
+
+def casts(outputs: Sequence[Tensor]) -> bool:
+    """Whether what gave the outputs changed its number format on the way, as autocast does."""
+    return any(node.name() == "ToCopyBackward0" for node in nodes(outputs))
 
 
 def _origin(node: Any) -> Tensor | None:
     """Tensor that this node of the graph stands for, transposed or copied or as it is; None for a result."""
-    while node.name() in ("TBackward0", "ToCopyBackward0"):
+    while node is not None and node.name() in ("TBackward0", "ToCopyBackward0"):
         node = node.next_functions[0][0]
     return getattr(node, "variable", None)
-
-
-def _nodes(outputs: Sequence[Tensor], most: int | float = math.inf) -> list[Any]:
-    """Nodes of the graph nearest to the outputs, breadth first."""
-    ahead = [x.grad_fn for x in outputs if x.grad_fn is not None]
-    seen: dict[Any, None] = dict.fromkeys(ahead)
-    for node in ahead:
-        if len(seen) > most:
-            break
-        fresh = [n for n, _ in node.next_functions if n is not None and n not in seen]
-        seen |= dict.fromkeys(fresh)
-        ahead += fresh
-    return list(seen)
 
 
 def _input_beside(node: Any, weight: Tensor) -> Tensor | None:

@@ -11,7 +11,11 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch._compile import (
+    _disable_dynamo as not_compiled,  # pyright: ignore[reportPrivateUsage]  # as torch.compiler.disable, with no import
+)
 
+from truestep.core import warn
 from truestep.multitask._at_weight import Layer
 from truestep.multitask._gauge import Gauge
 from truestep.multitask._initial import InitialLosses
@@ -61,6 +65,7 @@ class Balancer(Kept):
         ValueError: A task's name twice, no task, or a setting out of range.
 
     Example:
+        >>> from truestep.multitask import UnitNorm
         >>> trunk, heads = torch.nn.Linear(3, 8), torch.nn.ModuleDict({t: torch.nn.Linear(8, 1) for t in "ab"})
         >>> balancer = Balancer(UnitNorm(), tasks="ab")
         >>> views = balancer.split(trunk(torch.randn(5, 3)))
@@ -105,9 +110,11 @@ class Balancer(Kept):
         self._window: TaskSums | None = None  # what the window has shown so far
         self._done, self._micro = 0, 0  # windows, micro-batches of this one
         self._places: dict[tuple[str, ...], Tensor] = {}
+        self._warned = False
 
     # --- what a user calls
 
+    @not_compiled
     def split(self, z: Any) -> dict[str, Any]:
         """A view of the shared features for each task: `head(views["a"])`, nothing else of the head changes.
 
@@ -116,9 +123,10 @@ class Balancer(Kept):
         """
         apart = torch.is_grad_enabled() and self._due() and self.gauge.reads != "losses"
         split = Split(z, self.tasks, apart=apart)
-        self._split = split if split.features and torch.is_grad_enabled() else None
+        self._split = split if torch.is_grad_enabled() else None
         return split.views
 
+    @not_compiled
     def total(
         self,
         losses: Mapping[str, Loss],
@@ -147,7 +155,8 @@ class Balancer(Kept):
         if not torch.is_grad_enabled():
             return self._weighted(values, split)
         self._refusal.arrived()
-        if self._due():
+        self._begin()
+        if self._due() and not self._is_frozen(split):
             numbers = {task: number * count.get(task, 1) for task, (_, number) in means.items()}
             self._measure(values, numbers, split)
         total = self._weighted(values, split)
@@ -157,13 +166,12 @@ class Balancer(Kept):
         return total
 
     def end_window(self) -> None:
-        """End the window of micro-batches before `accumulate` of them, or where their number was not told."""
-        if self._micro == 0:
-            return
-        window, self._window = self._window, None
-        self._done, self._micro = self._done + 1, 0
-        if window is not None:
-            self._update(window)
+        """End the window of micro-batches before `accumulate` of them, or where their number was not told.
+
+        What it has shown sets the weights when the next one begins: until then `report` is that of its own weights.
+        """
+        if self._micro:
+            self._done, self._micro = self._done + 1, 0
 
     def kpi(self, values: Mapping[str, int | float]) -> None:
         """Tell key performance indicators in [0, 1] (accuracies, say), by task; the next update reads their mean.
@@ -195,9 +203,25 @@ class Balancer(Kept):
         """Whether this window is measured."""
         return self._done % self.update_every == 0
 
+    def _is_frozen(self, split: Split | None) -> bool:
+        """Whether there is nothing to balance, since nothing below the split is trained; the first time a warning."""
+        frozen = self.gauge.reads != "losses" and split is not None and not split.features
+        if frozen and not self._warned:
+            self._warned = True
+            warn("truestep: the features given to `split` need no gradient (a frozen trunk?): weights stay as they are")
+        return frozen
+
+    def _begin(self) -> None:
+        """At the first micro-batch of a window take the weights from the window before, if that was measured."""
+        if self._micro == 0 and self._window is not None:
+            window, self._window = self._window, None
+            self._update(window)
+
     def _follow(self, losses: Mapping[str, Tensor], split: Split | None) -> None:
         """Move to the losses' device, and check that gradients can be had."""
-        device = split.device if split else next((x.device for x in losses.values()), self._weights.device)
+        device = (
+            split.device if split and split.device else next((x.device for x in losses.values()), self._weights.device)
+        )
         if device != self._weights.device:
             self.to(device)
             self._places.clear()
@@ -262,7 +286,7 @@ class Balancer(Kept):
 
     def _nothing(self, split: Split | None) -> Float[Tensor, ""]:
         """A zero that goes backward through the trunk, for a rank whose batch has no task."""
-        if split is None:
+        if split is None or not split.features:
             msg = "`losses` is empty: give at least one task's loss"
             raise ValueError(msg)
         return torch.stack([x.reshape(-1)[:0].sum() for x in split.features]).sum()

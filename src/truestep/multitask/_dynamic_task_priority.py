@@ -59,8 +59,8 @@ class DynamicTaskPriority(AbstractRule):
     or with `unit` :math:`1/L_i` ("loss") or :math:`1/g_i` ("norm", g the norm of the task's gradient).
 
     A KPI is in [0, 1], larger is better. It may come as seldom as a validation, for one task or all, and also for a
-    task that the batch lacks; between two values the priority stays. On several ranks tell each the same value. A task
-    without any KPI yet counts with the mean priority of those that have one, and with 1 while there is none.
+    task that the batch lacks; between two values the priority stays. Of several told, also by ranks, the mean counts.
+    A task without any KPI yet counts with the mean priority of those that have one, and with 1 while there is none.
 
     Two things to know:
 

@@ -12,11 +12,12 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from truestep.core import squared_norms, warn
-from truestep.multitask._at_weight import Layer, shared_weights, used
+from truestep.multitask._at_weight import Layer, casts, shared_weights, used
 from truestep.multitask._heads import Gradients, check_own_views, head_gradients
 from truestep.multitask._kept import Kept
 from truestep.multitask._loss_scale import LossScale, seeds
 from truestep.multitask._measure import (
+    Found,
     Vector,
     Vectors,
     gram_of,
@@ -27,7 +28,7 @@ from truestep.multitask._measure import (
     weight_vectors_below,
 )
 from truestep.multitask._rule import PerTask, Reads, only
-from truestep.multitask._split import Split
+from truestep.multitask._split import Split, in_half
 from truestep.multitask._task_sums import TaskSums
 
 Losses = Mapping[str, Tensor]
@@ -50,6 +51,7 @@ class Gauge(Kept):
         self.vectors = Vectors(tasks)
         self._fresh = set(tasks)  # whose views were not looked at yet
         self._uses: int | None = None  # of the weights, once they were looked for
+        self._half = False  # whether float16 may take part below the losses
         self._warned = False
         self.loss_scale = LossScale(tasks)
 
@@ -85,14 +87,17 @@ class Gauge(Kept):
 
     def _gradients(self, sums: TaskSums, losses: Losses, split: Split | None, *, alone: bool) -> TaskSums:
         if split is None:
-            assert self.weights is not None
-            self._look_for_weights([*losses.values()], self.weights)
-            scale = self.loss_scale.of(self.weights)
-            vectors = weight_vectors_below(losses, seeds(self.tasks, scale), self.weights)
-            return self._of_vectors(sums, vectors, scale, alone=alone)
+            return self._below(sums, losses, alone=alone)
         self._look_at_views(losses, split)
-        scale = self.loss_scale.fitting(losses, split)
+        elements = sum(x.numel() for x in split.features)
+
+        def squares(scale: Losses) -> Found:
+            return squares_of(head_gradients(losses, split, scale))
+
+        scale = self.loss_scale.fitting(squares, elements, half=split.in_half)
         found = head_gradients(losses, split, seeds(self.tasks, scale) if split.in_half else None)
+        if split.in_half:
+            self.loss_scale.follow(squares_of(found), elements)
         if self.weights is None:
             return self._of_features(sums, found, split, scale)
         uses = self._look_for_weights(split.features, self.weights)
@@ -100,28 +105,45 @@ class Gauge(Kept):
             linear = linear_squares(found, split, self.weights)
             if linear is not None:
                 return _scaled(sums, spread(linear, self.tasks, scale.device), sums.gram, scale)
-        return self._of_vectors(sums, weight_vectors(found, split, self.weights), scale, alone=alone)
+        return self._of_vectors(sums, weight_vectors(found, split, self.weights), scale, alone=alone)[0]
+
+    def _below(self, sums: TaskSums, losses: Losses, *, alone: bool) -> TaskSums:
+        """Where nothing was split: each loss goes down to the weights on its own."""
+        assert self.weights is not None
+        weights = self.weights
+        self._look_for_weights([*losses.values()], weights)
+
+        def squares(scale: Losses) -> Found:
+            return {t: squared_norms([x])[0] for t, x in weight_vectors_below(losses, scale, weights)}
+
+        elements = sum(w.numel() for w in weights)
+        scale = self.loss_scale.fitting(squares, elements, half=self._half)
+        vectors = weight_vectors_below(losses, seeds(self.tasks, scale), weights)
+        sums, found = self._of_vectors(sums, vectors, scale, alone=alone)
+        if self._half:
+            self.loss_scale.follow(found, elements)
+        return sums
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_uses": None}  # a copy may have lost its model
 
     def _of_features(self, sums: TaskSums, found: Gradients, split: Split, scale: PerTask) -> TaskSums:
         squares = spread(squares_of(found), self.tasks, scale.device)
-        self.loss_scale.follow(squares, found, split)
         gram = self._spread_gram(gram_of(found, split.features), found) if self.reads == "gram" else sums.gram
         return _scaled(sums, squares, gram, scale)
 
     def _of_vectors(
         self, sums: TaskSums, vectors: Iterator[tuple[str, Vector]], scale: PerTask, *, alone: bool
-    ) -> TaskSums:
+    ) -> tuple[TaskSums, Found]:
         """Norms of the gradients at the weights, one after the other; or their sums kept until the window ends."""
-        if alone and self.reads == "norms":
-            squares = {task: squared_norms([vector])[0] for task, vector in vectors}
-            return _scaled(sums, spread(squares, self.tasks, scale.device), sums.gram, scale)
+        single = alone and self.reads == "norms"
+        squares: Found = {}
         for task, vector in vectors:
             i = self.tasks.index(task)
-            self.vectors.add(task, vector, sums.count[i] / scale[i])
-        return sums
+            if not single:
+                self.vectors.add(task, vector, sums.count[i] / scale[i])
+            squares[task] = squared_norms([vector])[0]
+        return _scaled(sums, spread(squares, self.tasks, scale.device), sums.gram, scale) if single else sums, squares
 
     def _look_at_views(self, losses: Losses, split: Split) -> None:
         """See, once for each task, that its loss reads its own view alone."""
@@ -133,6 +155,7 @@ class Gauge(Kept):
         """Once, in the whole graph: how often are the weights used?"""
         if self._uses is None:
             self._uses = used(outputs, weights)
+            self._half = in_half(weights) or casts(outputs)
         if self._uses == 0:
             self._uses = None
             msg = (

@@ -1,20 +1,19 @@
-"""A power of two for each task's loss, so that the gradients of its head can be written in float16."""
+"""A power of two for each task's loss, so that its gradients can be written in float16."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from truestep.multitask._heads import head_gradients
 from truestep.multitask._kept import Kept
-from truestep.multitask._measure import spread, squares_of
+from truestep.multitask._measure import Found, spread
 from truestep.multitask._rule import PerTask
-from truestep.multitask._split import Split, in_half
 
+Squares = Callable[[Mapping[str, Tensor]], Found]
 START: Final = 2.0**10
 MOST: Final = 2.0**15  # 2**16 is no float16
 STEP: Final = 2.0**6  # by which an overflow or an underflow moves it
@@ -28,8 +27,8 @@ def next_scale(scale: PerTask, squares: PerTask, elements: int) -> Float64[Tenso
     That leaves 2**16 above for what the head itself computes, and 2**14 below before precision is lost.
 
     Example:
-        >>> next_scale(*torch.tensor([[1024.0] * 3, [4.0 * 64, 0.0, torch.inf]]).double(), elements=64)
-        tensor([  512., 32768.,    16.], dtype=torch.float64)
+        >>> next_scale(*torch.tensor([[1024.0] * 3, [4.0 * 64, 0.0, torch.inf]]).double(), elements=64).tolist()
+        [512.0, 32768.0, 16.0]
     """
     root = (squares / max(elements, 1)).sqrt()
     _, exponent = torch.frexp(root)
@@ -46,7 +45,7 @@ def is_near(scale: PerTask, wanted: PerTask) -> bool:
 
 
 class LossScale(Kept):
-    """The scale of each task's loss in the heads' pass: 1 but in float16, where it follows the last gradients."""
+    """The scale of each task's loss where it is measured: 1 but in float16, where it follows the last gradients."""
 
     scale: Tensor
 
@@ -56,29 +55,29 @@ class LossScale(Kept):
         self.found = False  # a first one
         self.register_buffer("scale", torch.full((len(tasks),), START, dtype=torch.float64))
 
-    def of(self, places: Sequence[Tensor]) -> PerTask:
-        """Scale for gradients taken at these tensors."""
-        return self.scale.clone() if in_half(places) else torch.ones_like(self.scale)
+    def fitting(self, squares: Squares, elements: int, *, half: bool) -> PerTask:
+        """Scale for a pass; the first time in half precision it is tried until it fits, which waits for the device.
 
-    def fitting(self, losses: Mapping[str, Tensor], split: Split) -> PerTask:
-        """Scale for the heads' pass; the first time it is tried until it fits, which waits for the device."""
-        if not split.in_half:
+        Args:
+            squares: The squared norms that scales lead to.
+            elements: Of one gradient.
+            half: Whether float16 takes part; else the scale is 1.
+        """
+        if not half:
             return torch.ones_like(self.scale)
         for _ in range(0 if self.found else TRIES):
-            found = head_gradients(losses, split, seeds(self.tasks, self.scale))
             before = self.scale.clone()
-            self.follow(spread(squares_of(found), self.tasks, before.device), losses, split)
+            self.follow(squares(seeds(self.tasks, before)), elements)
             if is_near(before, self.scale):
                 break
         self.found = True
         return self.scale.clone()
 
-    def follow(self, squares: PerTask, measured: Iterable[str], split: Split) -> None:
-        """Take the next scale from scaled gradients, for the tasks that were measured in half precision."""
-        if split.in_half:
-            elements = sum(x.numel() for x in split.features)
-            seen = spread({task: torch.ones(()) for task in measured}, self.tasks, self.scale.device) > 0
-            self.scale.copy_(torch.where(seen, next_scale(self.scale, squares, elements), self.scale))
+    def follow(self, squares: Found, elements: int) -> None:
+        """Take the next scale from the squared norms of scaled gradients."""
+        there = torch.tensor([task in squares for task in self.tasks], device=self.scale.device)
+        wanted = next_scale(self.scale, spread(squares, self.tasks, self.scale.device), elements)
+        self.scale.copy_(torch.where(there, wanted, self.scale))
 
 
 def seeds(tasks: Sequence[str], scale: PerTask) -> dict[str, Tensor]:

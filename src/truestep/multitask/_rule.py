@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -73,8 +74,13 @@ class AbstractRule(Kept, ABC):
     def weigh(self, seen: Readings) -> PerTask:
         """Weights up to a common factor, and one step of the rule's own state; entries not active are ignored."""
 
+    def extra_repr(self) -> str:
+        """The settings, as they were given; a watch writes them down."""
+        names = [name for name in inspect.signature(type(self)).parameters if hasattr(self, f"_{name}")]
+        return ", ".join(f"{name}={getattr(self, f'_{name}')!r}" for name in names)
+
     def penalty(self) -> Float64[Tensor, ""]:
-        """What the method adds to the weighted losses, without a gradient for the network; 0 for most."""
+        """What the method adds to the losses under the latest weights, no gradient for the network; 0 for most."""
         return torch.zeros((), dtype=torch.float64)
 
     def forward(self, values: Float[Tensor, " tasks"]) -> Float[Tensor, ""]:
@@ -92,9 +98,8 @@ class AbstractRule(Kept, ABC):
         losses = values.detach().double()
         unknown = torch.full_like(losses, torch.nan)
         seen = Readings(losses, unknown, unknown, losses.isfinite(), torch.ones_like(losses))
-        offset = self.penalty()
         weights = self.weigh(seen)
-        return (values * weights.to(values)).sum() + offset.to(values)
+        return (values * weights.to(values)).sum() + self.penalty().to(values)
 
 
 def only(active: Bool[Tensor, " tasks"], x: PerTask) -> PerTask:

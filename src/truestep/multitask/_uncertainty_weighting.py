@@ -83,8 +83,8 @@ class UncertaintyWeighting(AbstractRule):
 
     Example:
         >>> rule = UncertaintyWeighting({"0": "regression", "1": "classification"}, solve="direct")
-        >>> rule(torch.tensor([100.0, 0.5]))  # each weighted loss is 1/2
-        tensor(1.)
+        >>> rule(torch.tensor([100.0, 0.5]))  # each weighted loss is 1/2; half of log 100 is the penalty
+        tensor(3.3026)
         >>> rule.log_variance  # log 100 and log(2 * 0.5)
         tensor([4.6052, 0.0000], dtype=torch.float64)
 
@@ -95,6 +95,7 @@ class UncertaintyWeighting(AbstractRule):
 
     _classification: Tensor
     _s: Tensor
+    _used: Tensor  # s of the latest weights
     _mean: Tensor
     _square: Tensor
     _updates: Tensor
@@ -121,6 +122,7 @@ class UncertaintyWeighting(AbstractRule):
         classification = torch.tensor([kinds[task] == "classification" for task in tasks], dtype=torch.float64)
         self.register_buffer("_classification", classification)
         self.register_buffer("_s", torch.zeros(len(tasks), dtype=torch.float64))
+        self.register_buffer("_used", torch.zeros(len(tasks), dtype=torch.float64))
         if self._solve == "direct":
             self.register_buffer("_losses", unknown(tasks))
             return
@@ -136,14 +138,16 @@ class UncertaintyWeighting(AbstractRule):
         """The weights at s, which then takes its step; or at the optimal s."""
         if self._solve == "direct":
             self._settle(seen)
+            self._used.copy_(self._s)
             return self._weights()
         weights = self._weights()
+        self._used.copy_(kept(seen.active, self._s, self._used))
         self._step(0.5 - weights * seen.losses, seen.active)
         return weights
 
     def penalty(self) -> Float64[Tensor, ""]:
-        """Sum of s/2 at the present s: before `weigh` under "gradient", after it under "direct", that of its weights."""
-        return 0.5 * self._s.sum() if self.tasks else super().penalty()
+        """Sum of s/2 at the s of the latest weights."""
+        return 0.5 * self._used.sum() if self.tasks else super().penalty()
 
     def _weights(self) -> PerTask:
         return (0.5 + 0.5 * self._classification) * torch.exp(-self._s)

@@ -85,6 +85,20 @@ class Book:
         marks = ", ".join("?" * (3 + len(row)))
         self.db.execute(f"INSERT INTO block_step VALUES ({marks})", (optimizer, step, block, *row))
 
+    def balance(
+        self,
+        step: int,
+        tasks: dict[str, tuple[float | None, ...]],
+        step_factor: float | None = 1.0,
+        trunk_factor: float | None = None,
+    ) -> None:
+        """What a balancer did at a step: weight, norm, ratio and loss of each task."""
+        self.db.execute("INSERT INTO balance_step VALUES (1, ?, ?, ?, 1)", (step, step_factor, trunk_factor))
+        for name, row in tasks.items():
+            self.db.execute("INSERT OR IGNORE INTO task (name) VALUES (?)", (name,))
+            (task,) = self.db.execute("SELECT id FROM task WHERE name = ?", (name,)).fetchone()
+            self.db.execute("INSERT INTO task_step VALUES (1, ?, ?, ?, ?, ?, ?)", (step, task, *row))
+
     def event(self, step: int | None, kind: str, text: str, optimizer: int | None = 1) -> None:
         self.db.execute(
             "INSERT INTO event (time, optimizer, step, kind, text) VALUES (?, ?, ?, ?, ?)",

@@ -82,6 +82,24 @@ def test_one_run_is_drawn(view, two_runs) -> None:
     assert_all_drawn(view(two_runs[0]), 5)
 
 
+def test_the_balance_of_tasks_is_drawn_and_a_click_hides_one_in_every_panel(view, new_book) -> None:
+    book = small(new_book)
+    for step in range(12):
+        book.balance(step, {"class": (2.0**step, 1.0, 0.5, 1.0), HOSTILE: (1.0, None, 0.5**step, 1.0)}, 0.9, 0.8)
+    tab = view(book)
+    assert_all_drawn(tab, 6)
+    lines = "#balance-0 .scatterlayer .trace"
+    assert tab.locator(lines).count() == 8
+    tab.click("#balance button.chip >> nth=0")
+    assert tab.locator(lines).count() == 5
+    tab.locator("#balance-0").scroll_into_view_if_needed()
+    box = tab.locator("#balance-0 .nsewdrag").first.bounding_box()
+    tab.mouse.move(box["x"] + 5, box["y"] + 5)
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
+    tab.wait_for_selector("#balance-0 .hoverlayer text", timeout=5000)
+    assert HOSTILE[:6] in tab.locator("#balance-0 .hoverlayer").first.text_content()
+
+
 def test_one_step_is_drawn_as_points(view, new_book) -> None:
     assert_all_drawn(view(small(new_book, steps=1)), 5)
 

@@ -78,6 +78,24 @@ def test_a_hostile_name_stays_text_wherever_it_stands(new_book) -> None:
     }
 
 
+def test_the_balance_of_tasks_is_told_where_a_balancer_was_watched_and_a_hostile_task_stays_text(new_book) -> None:
+    book = hostile(new_book)
+    plain = page(book)
+    assert not any("balance" in id_ for id_ in plain.figures)
+    assert "Balance of the tasks" not in plain.text
+    for step in range(8):
+        book.balance(step, {HOSTILE: (1.0, 2.0, 0.5, 1.0), **{f"t{i}": (1.0, 2.0, 0.5, 1.0) for i in range(13)}})
+    told = page(book, hostile(new_book))
+    assert {id_ for id_ in told.figures if "balance" in id_} == {"balance-0"}
+    assert [attrs["id"] for tag, attrs in told.elements if tag == "section"][-3:-1] == ["loss", "events"]
+    assert "Balance of the tasks" in told.text
+    assert "2 more are in the record only." in told.text
+    chips = [attrs for tag, attrs in told.elements if tag == "button" and int(attrs["data-layer"]) >= 1000]
+    assert [chip["title"] for chip in chips] == [HOSTILE, *(f"t{i}" for i in range(11))]
+    assert {tag for tag, _ in told.elements}.isdisjoint({"img"})
+    assert told.figures["balance-0"]["data"][0]["name"] == "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;"
+
+
 def test_script_json_reads_back_and_holds_nothing_that_ends_a_script() -> None:
     value = {HOSTILE: ["<!--", "<script", "]]>", "\u2028&amp;", 1.5]}
     text = script_json(value)

@@ -61,7 +61,7 @@ def asked_and_taken(lrs: Mapping[str, list[tuple[int, float]]], layers: Sequence
     dashes = ("solid", "dot", "dashdot", "longdash")
     asked = [
         {
-            **_line(label, [float(s) for s, _ in line], [lr for _, lr in line], "lr %{y:.4~g}"),
+            **trace_of(label, [float(s) for s, _ in line], [lr for _, lr in line], "lr %{y:.4~g}"),
             "line": {"color": INK, "width": 2, "shape": "hv", "dash": dashes[i % len(dashes)]},
         }
         for i, (label, line) in enumerate(lrs.items())
@@ -69,8 +69,8 @@ def asked_and_taken(lrs: Mapping[str, list[tuple[int, float]]], layers: Sequence
     taken = [_layer(layer, lambda t: 1e3 * t.angle, MRAD) | {"yaxis": "y2"} for layer in layers]
     targets, labels = _targets(layers)
     layout: Figure = layout_of(axes, height=470)
-    layout["yaxis"] = _axis("lr asked", [0.74, 1.0], axes.lr)
-    layout["yaxis2"] = _axis("angle taken, mrad a step", [0.0, 0.66], axes.angle, anchor="x")
+    layout["yaxis"] = axis_of("lr asked", [0.74, 1.0], axes.lr)
+    layout["yaxis2"] = axis_of("angle taken, mrad a step", [0.0, 0.66], axes.angle, anchor="x")
     layout["xaxis"]["anchor"] = "y2"
     layout["annotations"] = labels
     layout["margin"]["r"] = 74 if axes.label else 14
@@ -80,7 +80,7 @@ def asked_and_taken(lrs: Mapping[str, list[tuple[int, float]]], layers: Sequence
 def effective(layers: Sequence[Layer], axes: Axes) -> Figure:
     """Effective learning rate lr / |w|² of each layer."""
     layout = layout_of(axes, height=320)
-    layout["yaxis"] = _axis("lr / ‖w‖²", None, axes.effective)
+    layout["yaxis"] = axis_of("lr / ‖w‖²", None, axes.effective)
     return {"data": [_layer(layer, lambda t: t.effective_lr, "%{y:.4~g}") for layer in layers], "layout": layout}
 
 
@@ -96,8 +96,8 @@ def norms(layers: Sequence[Layer], axes: Axes) -> Figure:
             trace = _layer(coarser(layer), read, hover)
             data.append(trace | {"yaxis": "y2", "line": trace["line"] | {"dash": dash}})
     layout = layout_of(axes, height=470)
-    layout["yaxis"] = _axis("norm ‖w‖", [0.56, 1.0], axes.norm)
-    layout["yaxis2"] = _axis("growth of ‖w‖², % a step", [0.0, 0.48], axes.growth, anchor="x", zeroline=True)
+    layout["yaxis"] = axis_of("norm ‖w‖", [0.56, 1.0], axes.norm)
+    layout["yaxis2"] = axis_of("growth of ‖w‖², % a step", [0.0, 0.48], axes.growth, anchor="x", zeroline=True)
     layout["xaxis"]["anchor"] = "y2"
     return {"data": data, "layout": layout}
 
@@ -110,20 +110,22 @@ def loss(lines: Sequence[tuple[str, str, Losses]], axes: Axes) -> Figure:
         data.append(band | {"y": numbers(line.least), "connectgaps": True})
         fill = {"fill": "tonexty", "fillcolor": _faint(colour), "connectgaps": True}
         data.append(band | {"y": numbers(line.greatest)} | fill)
-        mean = _line(label, line.at, line.mean, "loss %{y:.4~g}")
+        mean = trace_of(label, line.at, line.mean, "loss %{y:.4~g}")
         data.append(mean | {"line": {"color": colour, "width": 1.8}})
     layout = layout_of(axes, height=320)
-    layout["yaxis"] = _axis("loss", None, loss_axis([v for _, _, line in lines for v in (*line.least, *line.greatest)]))
+    layout["yaxis"] = axis_of(
+        "loss", None, loss_axis([v for _, _, line in lines for v in (*line.least, *line.greatest)])
+    )
     return {"data": data, "layout": layout}
 
 
 def _layer(layer: Layer, read: Callable[[Taken], float], hover: str) -> Figure:
     taken = [layer.bins[number] for number in sorted(layer.bins)]
-    trace = _line(layer.name, [t.at for t in taken], [read(t) for t in taken], hover)
+    trace = trace_of(layer.name, [t.at for t in taken], [read(t) for t in taken], hover)
     return trace | {"meta": layer.place, "line": {"color": layer.colour, "width": 1.6}}
 
 
-def _line(name: str, x: Sequence[float], y: Sequence[float], hover: str) -> Figure:
+def trace_of(name: str, x: Sequence[float], y: Sequence[float], hover: str) -> Figure:
     mode = "lines+markers" if len(x) <= 12 else "lines"  # one point alone draws no line
     named = f"{plain(short(name))}: {hover}<extra></extra>"
     return {
@@ -146,7 +148,7 @@ def _targets(layers: Sequence[Layer]) -> tuple[list[Figure], list[Figure]]:
             distinct.setdefault(tuple(round(t.predicted, 12) for t in taken), (layer, taken))
     lines: list[Figure] = []
     for layer, taken in distinct.values():
-        trace = _line("predicted equilibrium", [t.at for t in taken], [1e3 * t.predicted for t in taken], MRAD)
+        trace = trace_of("predicted equilibrium", [t.at for t in taken], [1e3 * t.predicted for t in taken], MRAD)
         colour, tie = (INK, {}) if len(distinct) == 1 else (layer.colour, {"meta": layer.place})
         dashed = {
             "yaxis": "y2",
@@ -173,8 +175,12 @@ def _target_label(taken: Taken) -> Figure:
 
 
 def layout_of(axes: Axes, *, height: int, hovermode: str = "x unified") -> Figure:
-    steps: Figure = {"title": {"text": "step"}, "zeroline": False, "tickformat": ",d", "range": list(axes.steps)}
-    if axes.steps[1] < 6:
+    return steps_layout(axes.steps, height=height, hovermode=hovermode)
+
+
+def steps_layout(of: tuple[float, float], *, height: int, hovermode: str = "x unified") -> Figure:
+    steps: Figure = {"title": {"text": "step"}, "zeroline": False, "tickformat": ",d", "range": list(of)}
+    if of[1] < 6:
         steps["dtick"] = 1
     return {
         "height": height,
@@ -187,7 +193,7 @@ def layout_of(axes: Axes, *, height: int, hovermode: str = "x unified") -> Figur
     }
 
 
-def _axis(title: str, domain: list[float] | None, axis: Figure, **more: Any) -> Figure:
+def axis_of(title: str, domain: list[float] | None, axis: Figure, **more: Any) -> Figure:
     placed = {} if domain is None else {"domain": domain}
     return {"title": {"text": title}, "zeroline": False} | axis | placed | more
 

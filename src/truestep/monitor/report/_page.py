@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from truestep.monitor._schema import FILE
-from truestep.monitor.report import _facts, _figures
+from truestep.monitor.report import _balance, _facts, _figures
 from truestep.monitor.report._axes import axes_for
 from truestep.monitor.report._figures import LAYERS, RUNS, Figure, Layer, coarser
 from truestep.monitor.report._heat import heat_map
@@ -79,6 +79,8 @@ def render(runs: Sequence[Record], now: float) -> str:
         differing=list(_facts.differences([view.settings for view in views]).items()),
         places=places,
         layer_colours=LAYERS,
+        tasks={name: (place, _balance.colour(place)) for name, place in tasks_of(views).items()},
+        num_tasks=max((len(view.balance.tasks) for view in views if view.balance), default=0),
         run_colours=[RUNS[number % len(RUNS)] for number in range(len(views))],
         factor=factor,
         short=short,
@@ -106,12 +108,19 @@ def draw(views: Sequence[View]) -> dict[str, Figure]:
         if view.lines:
             figures[f"effective-{number}"] = _figures.effective(view.lines, axes)
             figures[f"norm-{number}"] = _figures.norms(view.lines, axes)
+    balances = _balance.figures_of([view.balance for view in views], tasks_of(views), axes.steps)
+    figures |= {f"balance-{number}": figure for number, figure in enumerate(balances) if figure}
     losses = [
         (view.title if len(view.losses) == 1 else f"{view.title}, {line.optimizer}", RUNS[number % len(RUNS)], line)
         for number, view in enumerate(views)
         for line in view.losses
     ]
     return figures | ({"loss-0": _figures.loss(losses, axes)} if losses else {})
+
+
+def tasks_of(views: Sequence[View]) -> dict[str, int]:
+    """The tasks to draw, with their places among the colours."""
+    return _balance.tasks_to_draw(view.balance for view in views)
 
 
 def titles(runs: Sequence[Record]) -> list[str]:

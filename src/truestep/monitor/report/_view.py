@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, isfinite
 
-from truestep.monitor.report import _facts, _queries
+from truestep.monitor.report import _balance, _facts, _queries
 from truestep.monitor.report._figures import Layer
 from truestep.monitor.report._queries import Losses, Taken
 from truestep.monitor.report._record import Block, Optimizer, Record, Span, blocks, choose, optimizers
@@ -56,6 +56,7 @@ class View:
     heat: list[Layer]
     lines: list[Layer]
     losses: list[Losses]
+    balance: _balance.Balanced | None
     events: list[EventLine]
     event_counts: dict[str, int]
     notes: list[str]
@@ -108,6 +109,7 @@ def read(
         heat=[layer for layer in layers if layer.bins],
         lines=[layer for layer in layers if layer.bins and layer.name in places],
         losses=losses,
+        balance=_balance.read(run, limits.columns),
         events=told,
         event_counts=counts,
         notes=_notes(run, losses),

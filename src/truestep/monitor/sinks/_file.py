@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from truestep.monitor._reading import identify, naming_damage
-from truestep.monitor._schema import APPLICATION_ID, SCHEMA, VERSION
+from truestep.monitor._schema import APPLICATION_ID, SCHEMA, TASKS, VERSION
 
 LOCK_SECONDS: Final = 60.0  # with a rollback journal a reader keeps the writer waiting
 
@@ -87,10 +87,20 @@ def reopen(path: Path, run_id: str) -> sqlite3.Connection:
             msg = f"{path} holds run {found[0] if found else 'without id'}, not {run_id}"
             raise ValueError(msg)
         set_journal(connection)
+        _upgrade(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Give a record of version 1 the tables of tasks, so that its resumed run can write them; no row is changed."""
+    if connection.execute("PRAGMA user_version").fetchone() == (1,):
+        with transaction(connection):
+            for statement in TASKS.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from itertools import chain
@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from truestep.core import Step
+from truestep.monitor._balance import Balance
 from truestep.monitor._schema import ASKED, TOOK
 
 ScalarRow = tuple[int, int, float, Any, Any, Any]  # optimizer, step, time, loss, samples, skipped
@@ -30,6 +31,7 @@ class Batch:
 
     scalars: list[ScalarRow] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    balances: list[Balance] = field(default_factory=list)
     schedule: list[tuple[int, int, int, Any]] = field(default_factory=list)
     events: list[tuple[float, int | None, int | None, str, str]] = field(default_factory=list)
     blocks: list[tuple[Any, ...]] = field(default_factory=list)
@@ -41,6 +43,7 @@ class Batch:
         return Batch(
             _take(self.scalars),
             _take(self.steps),
+            _take(self.balances),
             _take(self.schedule),
             _take(self.events),
             _take(self.blocks),
@@ -99,6 +102,16 @@ def flat_blocks(step: Step, optimizer: int, blocks: Float64[Tensor, " blocks"]) 
     head = torch.tensor([optimizer, step.index], dtype=torch.float64, device="cpu")
     table = torch.cat([head.expand(len(blocks), 2), blocks[:, None], torch.stack(columns, 1)], 1)
     return table.flatten().tolist()
+
+
+def flat_tasks(balance: Balance, optimizer: int, tasks: Mapping[str, int]) -> list[int | float]:
+    """Rows of `task_step` in one list: optimizer, step, task, its weight, norm, ratio and loss."""
+    columns = balance.norms, balance.ratios, balance.losses
+    rows = (
+        (optimizer, balance.index, tasks[task], weight, *(column[task] for column in columns))
+        for task, weight in balance.weights.items()
+    )
+    return list(chain.from_iterable(rows))
 
 
 def insert(connection: sqlite3.Connection, head: str, width: int, flat: Sequence[Any]) -> None:

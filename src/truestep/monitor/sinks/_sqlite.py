@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from truestep.core import Step
+from truestep.monitor._balance import Balance
 from truestep.monitor._run import Run
 from truestep.monitor.sinks._place import Place
 from truestep.monitor.sinks._record import Record
@@ -89,6 +90,10 @@ class Store:
         steps.append(step)
         if len(steps) * len(step.names) > self._record.patience:
             self._nudge(steps, len(step.names))
+
+    def balance(self, balance: Balance) -> None:
+        """What a balancer did at a recorded step; before the step itself, so that no step is committed without it."""
+        self._batch.balances.append(balance)
 
     def schedule(self, optimizer_id: int, step: int, param_group: int, lr: Any) -> None:
         """The lr of a parameter group changed: a number or a one-element tensor."""

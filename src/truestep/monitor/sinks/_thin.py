@@ -19,9 +19,14 @@ SELECT optimizer, step, param_group, lr FROM (
 ORDER BY optimizer, step, param_group"""
 
 
+# Tables with rows of recorded steps only, and the rest of their keys.
+RECORDED: Final = {"block_step": ", block", "balance_step": "", "task_step": ", task"}
+
+
 def thin_blocks(connection: sqlite3.Connection, period: int) -> None:
-    """Keep the recorded steps that are divisible by `period`; their optimizer and block stay as they are."""
-    _rebuild(connection, "block_step", f"SELECT * FROM old WHERE {KEPT} ORDER BY optimizer, step, block", period)
+    """Keep the recorded steps that are divisible by `period`, with all that was recorded at them."""
+    for table, key in RECORDED.items():
+        _rebuild(connection, table, f"SELECT * FROM old WHERE {KEPT} ORDER BY optimizer, step{key}", period)
 
 
 def thin_scalars(connection: sqlite3.Connection, period: int) -> None:

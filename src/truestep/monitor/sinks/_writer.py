@@ -13,10 +13,11 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from truestep.core import Step
-from truestep.monitor._schema import ASKED, TOOK
+from truestep.monitor._balance import Balance
+from truestep.monitor._schema import ASKED, OF_BALANCE, OF_TASK, TOOK
 from truestep.monitor.sinks._file import is_locked, transaction, used_bytes
-from truestep.monitor.sinks._rows import Batch, ScalarRow, flat_blocks, flat_numbers, insert
-from truestep.monitor.sinks._thin import thin_blocks, thin_scalars
+from truestep.monitor.sinks._rows import Batch, ScalarRow, flat_blocks, flat_numbers, flat_tasks, insert
+from truestep.monitor.sinks._thin import RECORDED, thin_blocks, thin_scalars
 
 # The pages of the rows that stay stand beside the old ones while a table is thinned: thinned at two thirds of the
 # limit, a file never outgrows it.
@@ -31,6 +32,7 @@ ON CONFLICT (name) DO UPDATE SET shape = excluded.shape, numel = excluded.numel,
 _OPTIMIZER: Final = """
 INSERT INTO optimizer (name, rule, settings) VALUES (?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET rule = excluded.rule, settings = excluded.settings"""
+_TASK: Final = "INSERT INTO task (name) VALUES (?) ON CONFLICT (name) DO NOTHING"
 _SET: Final = "INSERT OR REPLACE INTO run VALUES (?, ?)"
 
 
@@ -51,6 +53,7 @@ class Writer:
         self._max_bytes = max_bytes
         self._optimizers: dict[str, int] = dict(connection.execute("SELECT name, id FROM optimizer").fetchall())
         self._blocks: dict[str, int] = dict(connection.execute("SELECT name, id FROM block").fetchall())
+        self._tasks: dict[str, int] = dict(connection.execute("SELECT name, id FROM task").fetchall())
         self._keys: dict[int | None, int | None] = {None: None}  # a resumed record has its own optimizer ids
         self._seen: dict[int, tuple[tuple[str, ...], Float64[Tensor, " blocks"]]] = {}
         self._lrs: dict[tuple[int | None, int], float | None] = {}  # last written, by optimizer and param_group
@@ -82,6 +85,8 @@ class Writer:
                 self._register("block", _BLOCK, self._blocks, [*row, self._keys[handle]])
             for step in batch.steps:
                 self._write_step(step)
+            for balance in batch.balances:
+                self._write_balance(balance)
             self._write_scalars(batch.scalars)
             self._write_schedule(batch.schedule)
             for moment, handle, index, kind, text in batch.events:
@@ -94,6 +99,7 @@ class Writer:
         with suppress(sqlite3.Error):  # a disk that fails here fails again at the next batch
             self._optimizers = dict(self.connection.execute("SELECT name, id FROM optimizer").fetchall())
             self._blocks = dict(self.connection.execute("SELECT name, id FROM block").fetchall())
+            self._tasks = dict(self.connection.execute("SELECT name, id FROM task").fetchall())
 
     def rewind(self, next_step: Mapping[str, int], meta: Mapping[str, str]) -> None:
         """Take back what an interrupted run recorded from its checkpoint's step on; the run keeps its id and age."""
@@ -108,7 +114,7 @@ class Writer:
 
     def _take_back(self, name: str, index: int) -> None:
         key = self._optimizers[name]
-        for table in ("step", "block_step", "schedule", "event"):
+        for table in ("step", *RECORDED, "schedule", "event"):
             self.connection.execute(f"DELETE FROM {table} WHERE optimizer = ? AND step >= ?", (key, index))
         self._event("resume", f"{name} resumed at step {index}", time.time(), key, index)
 
@@ -127,14 +133,31 @@ class Writer:
         """A recorded step stands alone: it brings its row of `step` along unless that is there already."""
         if step.index % self.period:
             return
-        key = self._optimizers.get(step.optimizer)
-        if key is None:
-            key = self._register("optimizer", _OPTIMIZER, self._optimizers, [step.optimizer, "", None])
+        key = self._key(step.optimizer)
         row = (key, step.index, step.time, step.loss, step.samples, step.skipped)
         self.connection.execute("INSERT OR IGNORE INTO step VALUES (?, ?, ?, ?, ?, ?)", flat_numbers([row]))
         width = 3 + len(ASKED) + len(TOOK)
         blocks = self._block_ids(key, step.names)
         insert(self.connection, "INSERT OR REPLACE INTO block_step", width, flat_blocks(step, key, blocks))
+
+    def _write_balance(self, balance: Balance) -> None:
+        """What a balancer did at a recorded step, and a row for each of its tasks."""
+        if balance.index % self.period:
+            return
+        key = self._key(balance.optimizer)
+        for name in balance.weights:
+            if name not in self._tasks:
+                self._register("task", _TASK, self._tasks, [name])
+        row = [key, balance.index, *(getattr(balance, name) for name in OF_BALANCE)]
+        insert(self.connection, "INSERT OR REPLACE INTO balance_step", len(row), row)
+        rows = flat_tasks(balance, key, self._tasks)
+        insert(self.connection, "INSERT OR REPLACE INTO task_step", 3 + len(OF_TASK), rows)
+
+    def _key(self, optimizer: str) -> int:
+        """The optimizer's id, also of one that nobody registered."""
+        if optimizer not in self._optimizers:
+            self._register("optimizer", _OPTIMIZER, self._optimizers, [optimizer, "", None])
+        return self._optimizers[optimizer]
 
     def _block_ids(self, key: int, names: tuple[str, ...]) -> Float64[Tensor, " blocks"]:
         seen, ids = self._seen.get(key, (None, None))
