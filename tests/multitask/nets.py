@@ -68,7 +68,9 @@ def net(tasks: str = "abc", dtype: torch.dtype = torch.float64, seed: int = 1) -
         return Net(tasks, dtype)
 
 
-def batch(rows: int = 8, tasks: str = "abc", seed: int = 2, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Vectors]:
+def batch(
+    rows: int = 8, tasks: str = "abc", seed: int = 2, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Vectors]:
     """Inputs, and targets by task."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, 5, generator=generator, dtype=torch.float64).to(dtype)
@@ -83,12 +85,18 @@ def step(model: Net, balancer: Balancer, x: Tensor, y: Vectors) -> Tensor:
     return total.detach()
 
 
+def steps(number: int, model: Net, balancer: Balancer, x: Tensor, y: Vectors) -> None:
+    """The same step several times."""
+    for _ in range(number):
+        step(model, balancer, x, y)
+
+
 def descend(model: nn.Module, rate: float = 1e-5) -> None:
     """A small step of SGD on what `.grad` holds."""
     with torch.no_grad():
         for p in model.parameters():
             if p.grad is not None:
-                p -= rate * p.grad
+                p.sub_(rate * p.grad)
 
 
 def true_gradients(model: Net, x: Tensor, y: Vectors) -> dict[str, Vectors]:

@@ -27,7 +27,8 @@ from truestep.multitask import Balancer, Constant
 from truestep.multitask._gradnorm import GradNorm
 from truestep.multitask._unit_norm import UnitNorm
 
-PLACES = ["z", "weight", "weight, gram", "below", "z, gram"]
+PLACES = [(place, norm) for place in ("z", "weight") for norm in ("budget", "sum", "none")]
+PLACES += [("below", "sum"), ("z, gram", "budget"), ("weight, gram", "budget")]
 
 
 @contextmanager
@@ -44,14 +45,13 @@ def counted() -> Iterator[list[int]]:
         yield calls
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("normalize", ["budget", "sum", "none"])
+@pytest.mark.parametrize(("place", "normalize"), PLACES)
 @pytest.mark.parametrize("rule", RULES)
-def test_trunk_and_heads_and_value_carry_the_weights_of_this_step(rule: str, normalize: str, place: str) -> None:
+def test_trunk_and_heads_and_value_carry_the_weights_of_this_step(rule: str, place: str, normalize: str) -> None:
     model = net()
     layer = None if place.startswith("z") else model.trunk[2]
     balancer = Balancer(RULES[rule](), "abc", normalize=normalize, layer=layer, gram="gram" in place)
-    for seed in range(3):
+    for seed in range(2):
         x, y = batch(seed=seed)
         expected, losses = true_gradients(model, x, y), model.plain(x, y)
         norms = true_norms(model, x, y, None if layer is None else layer.weight)
@@ -69,7 +69,7 @@ def test_trunk_and_heads_and_value_carry_the_weights_of_this_step(rule: str, nor
         if balancer.gauge.reads != "losses":
             assert_near(balancer.report.norms, norms)
         descend(model)
-    assert balancer.report.updates == 3
+    assert balancer.report.updates == 2
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -117,7 +117,7 @@ def test_the_slow_tasks_weight_rises_under_gradnorm() -> None:
     budget = [{t: r.weights[t] * r.norms[t] for t in UNITS} for r in (first, last)]
     share = [b["c"] / sum(b.values()) for b in budget]
     assert first.ratios == dict.fromkeys("abc", 1.0)
-    assert last.ratios["c"] == pytest.approx(1) and abs(last.ratios["a"] - 0.01) < 1e-12
+    assert_near(last.ratios, {"a": 0.01, "b": 0.01, "c": 1.0})
     assert abs(share[0] - 1 / 3) < 1e-12
     assert abs(share[1] - 1 / 1.02) < 1e-12  # ratios 0.01, 0.01, 1
 
@@ -183,7 +183,7 @@ def test_under_no_grad_nothing_is_measured_or_changed_and_the_weights_are_those_
         y["b"][0] = torch.nan  # not looked at either
         for grad in (torch.no_grad, torch.inference_mode):
             with grad(), counted() as calls:
-                total = balancer.total({t: loss for t, loss in model.losses(balancer.split(model.trunk(x)), y).items()})
+                total = balancer.total(model.losses(balancer.split(model.trunk(x)), y))
             assert not calls
             assert not total.requires_grad
             with grad():

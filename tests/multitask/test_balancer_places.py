@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 import torch
 from tests.multitask.nets import (
+    RULES,
     WIDE,
     Net,
     assert_near,
@@ -14,6 +16,7 @@ from tests.multitask.nets import (
     batch,
     net,
     step,
+    steps,
     true_gradients,
     true_norms,
     weighted,
@@ -195,17 +198,21 @@ def test_a_rule_that_reads_gradients_says_what_to_do_without_them(normalize: str
     named = "normalize='budget'" if normalize == "budget" else "GradNorm"
     with pytest.raises(ValueError, match=rf"{named} needs the tasks' gradients: call `views = balancer.split"):
         balancer.total(model.plain(x, y))
-    model.trunk.requires_grad_(False)  # a frozen trunk has nothing to balance
-    with pytest.raises(ValueError, match="features that are trained before the heads"):
-        balancer.total(model.losses(balancer.split(model.trunk(x)), y))
 
 
-def test_over_a_frozen_trunk_the_heads_carry_the_weights_of_a_rule_that_reads_losses() -> None:
+@pytest.mark.parametrize("rule", ["UnitNorm", "GradNorm, direct"])
+def test_over_a_frozen_trunk_the_heads_go_on_with_the_weights_so_far_or_those_of_the_losses(rule: str) -> None:
     model, (x, y) = net(), batch()
+    reads = rule.startswith("Grad")
+    balancer = Balancer(RULES[rule](), "abc", normalize="sum")
+    step(model, balancer, x, y)
+    before, (x, y) = balancer.report.weights, batch(seed=3)
     expected = true_gradients(model, x, y)
     model.trunk.requires_grad_(False)
-    balancer = Balancer(UnitNorm(), "abc", normalize="sum")
-    step(model, balancer, x, y)
+    with pytest.warns(RuntimeWarning, match="frozen trunk") if reads else contextlib.nullcontext() as caught:
+        steps(2, model, balancer, x, y)
+    assert not reads or len(caught) == 1
+    assert (balancer.report.weights == before) == reads
     model.trunk.requires_grad_(True)
     heads = {k: v if k.startswith("heads") else 0 * v for k, v in weighted(balancer.report.weights, expected).items()}
     assert_same_gradient(model, heads)

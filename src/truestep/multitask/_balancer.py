@@ -77,7 +77,6 @@ class Balancer(Kept):
     """
 
     _weights: Tensor
-    _told: Tensor  # KPIs since the last update: sum and number
 
     def __init__(
         self,
@@ -104,7 +103,7 @@ class Balancer(Kept):
         self.initial = InitialLosses(self.tasks, initial, initial_batches)
         self.known = Known(self.tasks)
         self.register_buffer("_weights", torch.ones(len(self.tasks), dtype=torch.float64))
-        self.register_buffer("_told", torch.zeros(2, len(self.tasks), dtype=torch.float64))
+        self._told: dict[str, list[float]] = {}  # KPIs since the last update; no buffer: DDP would send rank 0's to all
         self._refusal = Refusal(self.tasks, type(rule).__name__)
         self._split: Split | None = None
         self._window: TaskSums | None = None  # what the window has shown so far
@@ -137,7 +136,8 @@ class Balancer(Kept):
 
         Args:
             losses: By task, those absent from the batch left out; a scalar mean each, or one loss a sample.
-            mask: By task, for losses per sample: True (or 1) where the label is there; the mean is over these.
+            mask: By task, for losses per sample: True (or 1) where the label is there; the mean is over these. A label
+                that is missing must still be a number: nan gives nan gradients under any mask.
             count: By task, of how many terms its loss is the mean: weighs the micro-batches of a window, and the ranks.
 
         Raises:
@@ -156,7 +156,7 @@ class Balancer(Kept):
             return self._weighted(values, split)
         self._refusal.arrived()
         self._begin()
-        if self._due() and not self._is_frozen(split):
+        if self._due() and not self._is_frozen(split) and self._is_apart(split):
             numbers = {task: number * count.get(task, 1) for task, (_, number) in means.items()}
             self._measure(values, numbers, split)
         total = self._weighted(values, split)
@@ -172,9 +172,11 @@ class Balancer(Kept):
         """
         if self._micro:
             self._done, self._micro = self._done + 1, 0
+            window, self._window = self._window, None
+            self._window = None if window is None else self._gathered(window)
 
     def kpi(self, values: Mapping[str, int | float]) -> None:
-        """Tell key performance indicators in [0, 1] (accuracies, say), by task; the next update reads their mean.
+        """Tell key performance indicators in [0, 1] (accuracies, say), by task; the next window reads their mean.
 
         Each rank may tell its own, or none.
 
@@ -186,7 +188,8 @@ class Balancer(Kept):
             if not 0.0 <= value <= 1.0:
                 msg = f"the KPI of {task!r} must be in [0, 1], 1 for a task that is solved; found {value}"
                 raise ValueError(msg)
-            self._told[:, self.tasks.index(task)] += self._told.new_tensor([value, 1.0])
+        for task, value in values.items():
+            self._told.setdefault(task, []).append(float(value))
 
     @property
     def report(self) -> Report:
@@ -211,11 +214,15 @@ class Balancer(Kept):
             warn("truestep: the features given to `split` need no gradient (a frozen trunk?): weights stay as they are")
         return frozen
 
+    def _is_apart(self, split: Split | None) -> bool:
+        """Whether the heads can be told apart; not if the window ended between `split` and `total`."""
+        return self.gauge.reads == "losses" or split is None or bool(split.inputs)
+
     def _begin(self) -> None:
         """At the first micro-batch of a window take the weights from the window before, if that was measured."""
         if self._micro == 0 and self._window is not None:
             window, self._window = self._window, None
-            self._update(window)
+            self._update(window.to(self._weights.device))
 
     def _follow(self, losses: Mapping[str, Tensor], split: Split | None) -> None:
         """Move to the losses' device, and check that gradients can be had."""
@@ -241,23 +248,35 @@ class Balancer(Kept):
         """Take the sums of one micro-batch; they set the weights where the window is no longer, or none was before."""
         sums = self.gauge(values, _counts(numbers, self.tasks, self._weights.device), split, alone=self._alone())
         if self.accumulate == 1:
-            self._update(sums)
+            self._update(self._gathered(sums))
             return
+        if not self._shared():  # where ranks share it, all say so together at the window's end
+            self._refuse(sums)
         self._window = sums if self._window is None else self._window.to(sums.loss.device) + sums
         if self._done == self._micro == 0:
-            self._update(sums, provisional=True)
+            self._update(self._gathered(sums, provisional=True), provisional=True)
+
+    @torch.no_grad()
+    def _gathered(self, sums: TaskSums, *, provisional: bool = False) -> TaskSums:
+        """Sums over all ranks, with the KPIs told; raises on all of them where a loss cannot be balanced."""
+        if self._told:
+            told = [self._told.get(task, []) for task in self.tasks]
+            rows = torch.tensor([[sum(x), len(x)] for x in told], dtype=torch.float64).to(sums.loss.device)
+            sums = replace(sums, kpi=rows[:, 0], kpis=rows[:, 1])
+        sums = sums.all_reduce(self.group)
+        sums = self.gauge.settle(sums, self.group, alone=self._alone(), keep=provisional)
+        self._refuse(sums)
+        if not provisional:
+            self._told = {}
+        return sums
 
     @torch.no_grad()
     def _update(self, sums: TaskSums, *, provisional: bool = False) -> None:
-        """Set the weights from a window's sums, on all ranks; a provisional update leaves no other trace."""
-        sums = replace(sums, kpi=self._told[0], kpis=self._told[1]).all_reduce(self.group)
-        sums = self.gauge.settle(sums, self.group, alone=self._alone(), keep=provisional)
+        """Set the weights from the gathered sums of a window; a provisional update leaves no other trace."""
         losses, norms = sums.losses, sums.norms
-        try:
-            active = self._active(losses, norms, sums.count)
-        except ValueError:  # nothing is left of the window of a loss that is refused
-            self._window = self.gauge.vectors.sum = None
-            raise
+        active = self._good(losses)
+        if self.gauge.reads != "losses":
+            active = active & (norms > 0) & (norms < torch.inf)
         start = self.initial.after(losses, active)
         ratios = losses * start[1] / start[0]
         seen = Readings(losses, ratios, norms, active, self._weights.clone(), sums.inner, sums.told)
@@ -266,15 +285,19 @@ class Balancer(Kept):
         self.known.keep(seen, self._weights, counts=not provisional)
         if not provisional:
             self.initial.keep(*start)
-            self._told.zero_()
 
-    def _active(self, losses: PerTask, norms: PerTask, count: PerTask) -> Bool[Tensor, " tasks"]:
-        """Tasks to be weighed; raises where a loss cannot be."""
-        good = losses.abs() < torch.inf  # False where absent: nan
-        if self.rule.positive:
-            good = good & (losses >= 0)
-        self._refusal.check(losses, good, count)
-        return good if self.gauge.reads == "losses" else good & (norms > 0) & (norms < torch.inf)
+    def _good(self, losses: PerTask) -> Bool[Tensor, " tasks"]:
+        """Which losses can be balanced; False for the nan of an absent task."""
+        good = losses.abs() < torch.inf
+        return good & (losses >= 0) if self.rule.positive else good
+
+    def _refuse(self, sums: TaskSums) -> None:
+        losses = sums.losses
+        try:
+            self._refusal.check(losses, self._good(losses), sums.count)
+        except ValueError:  # nothing is left of the window of such a loss
+            self._window = self.gauge.vectors.sum = None
+            raise
 
     def _weighted(self, values: Mapping[str, Tensor], split: Split | None) -> Float[Tensor, ""]:
         if not values:
@@ -299,8 +322,11 @@ class Balancer(Kept):
 
     def _alone(self) -> bool:
         """Whether a micro-batch is a window and no other rank shares it."""
-        ranks = dist.get_world_size(self.group) if dist.is_available() and dist.is_initialized() else 1
-        return self.accumulate == 1 and ranks == 1
+        return self.accumulate == 1 and not self._shared()
+
+    def _shared(self) -> bool:
+        """Whether other ranks share the batch."""
+        return dist.is_available() and dist.is_initialized() and dist.get_world_size(self.group) > 1
 
     # --- saving and copying
 
@@ -314,6 +340,7 @@ class Balancer(Kept):
             "window": window,
             "vectors": None if vectors is None or window is None else vectors.clone(),
             "scaled": self.gauge.loss_scale.found,
+            "told": {task: [*values] for task, values in self._told.items()},
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -325,6 +352,7 @@ class Balancer(Kept):
         self._window = None if state["window"] is None else TaskSums(self.tasks, **state["window"])
         self.gauge.vectors.sum = None if state["vectors"] is None else state["vectors"].clone()  # it is written to
         self.gauge.loss_scale.found = state["scaled"]
+        self._told = {task: [*values] for task, values in state["told"].items()}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_split": None}  # views belong to a graph

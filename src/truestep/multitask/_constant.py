@@ -29,7 +29,7 @@ class Constant(AbstractRule):
     positive = False
     _weights: Tensor
 
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+    def __init__(self, weights: Mapping[str, int | float] | None = None) -> None:
         super().__init__()
         bad = {task: w for task, w in (weights or {}).items() if not (math.isfinite(w) and w >= 0)}
         if bad:

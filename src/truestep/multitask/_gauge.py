@@ -152,7 +152,7 @@ class Gauge(Kept):
             self._fresh -= fresh
 
     def _look_for_weights(self, outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> int:
-        """Once, in the whole graph: how often are the weights used?"""
+        """How often the weights are used; looked for once, in the whole graph."""
         if self._uses is None:
             self._uses = used(outputs, weights)
             self._half = in_half(weights) or casts(outputs)

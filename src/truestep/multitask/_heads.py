@@ -45,7 +45,14 @@ def check_own_views(losses: Mapping[str, Tensor], split: Split, fresh: Iterable[
         if not (losses[task].requires_grad and at):
             continue
         found = gradients([losses[task]], at, None)
-        compiled = any("Compiled" in node.name() for node in nodes([losses[task]]))  # one node for all of its inputs
+        graph = nodes([losses[task]])
+        if any(_is_static(node) for node in graph):
+            msg = (
+                "DistributedDataParallel(static_graph=True) takes the measuring pass through the heads for the backward"
+                " pass, and gradients come out wrong: leave `static_graph` False"
+            )
+            raise ValueError(msg)
+        compiled = any("Compiled" in node.name() for node in graph)  # one node for all of its inputs
         reads = [g is not None and not (compiled and bool((g == 0).all())) for g in found]
         read = [others[i // len(split.features)] for i, yes in enumerate(reads) if yes]
         if read:
@@ -80,3 +87,9 @@ def nodes(outputs: Sequence[Tensor], most: int | float = math.inf) -> list[Any]:
         seen |= dict.fromkeys(fresh)
         ahead += fresh
     return list(seen)
+
+
+def _is_static(node: Any) -> bool:
+    """Whether this is the end of a DDP module's forward pass that reduces when it first goes backward."""
+    wrapper = getattr(node, "ddp_weakref", None)
+    return wrapper is not None and bool(getattr(wrapper(), "static_graph", False))

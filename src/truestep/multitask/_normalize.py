@@ -57,6 +57,7 @@ def trunk_factor(
     Needs the inner products of the gradients; nan without. Exact also where tasks oppose each other.
     """
     w, one = only(active, weights), active.double()
+    gram = torch.where(torch.outer(active, active), gram, 0.0)  # 0 times nan is nan
     return ((w @ gram @ w).clamp_min(0.0) / (one @ gram @ one)).sqrt()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -47,7 +48,7 @@ class Refusal:
     def _refuse(self, told: Tensor) -> None:
         i = int(told[0].argmax())
         value = told[1, i].item()
-        negative = f"; {self._rule} divides by it: give a loss that is not negative" if value < 0 else ""
+        negative = f"; {self._rule} divides by it: give a loss that is not negative" if -math.inf < value < 0 else ""
         msg = f"the loss of task {self._tasks[i]!r} is {value:g}{negative or ', not a number to balance'}"
         raise ValueError(msg)
 
