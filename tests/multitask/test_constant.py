@@ -74,3 +74,8 @@ def test_a_weight_that_is_negative_or_not_finite_is_refused(weight: float) -> No
 def test_every_task_needs_a_weight_and_every_weight_a_task(given: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="`weights` must name each task once: a, b; found"):
         started(Constant(given))
+
+
+def test_weights_that_are_all_zero_are_refused() -> None:
+    with pytest.raises(ValueError, match="not zero"):
+        Constant({"a": 0.0, "b": 0.0})

@@ -85,3 +85,8 @@ def test_a_mask_has_one_entry_a_loss(loss: Tensor | None, keep: Tensor, found: s
 def test_masks_that_fit_and_none_at_all_are_fine() -> None:
     check_shapes({"a": torch.ones(2, 3), "b": torch.tensor(1.0)}, {"a": torch.ones(2, 3)})
     check_shapes({"a": torch.tensor(1.0)}, {})
+
+
+def test_no_row_at_all_counts_as_absent() -> None:
+    loss, number = mean_loss(torch.zeros(0, requires_grad=True), None)
+    assert (loss.item(), number) == (0.0, 0)

@@ -18,7 +18,7 @@ class Constant(AbstractRule):
         weights: One number a task, up to a common factor: `balancer.static_weights()` of another run, say.
 
     Raises:
-        ValueError: A weight is negative or not finite, or (when the tasks are known) one is missing or not a task.
+        ValueError: A weight is negative or not finite, all are zero, or (when the tasks are known) one is missing or not a task.
 
     Example:
         >>> rule = Constant({"0": 2.0, "1": 0.5})
@@ -34,6 +34,9 @@ class Constant(AbstractRule):
         bad = {task: w for task, w in (weights or {}).items() if not (math.isfinite(w) and w >= 0)}
         if bad:
             msg = f"`weights` must be finite and not negative; found {bad}"
+            raise ValueError(msg)
+        if weights and not any(weights.values()):
+            msg = "`weights` must have one that is not zero"
             raise ValueError(msg)
         self._given = dict(weights) if weights is not None else None
 

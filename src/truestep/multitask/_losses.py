@@ -21,6 +21,8 @@ def mean_loss(loss: Loss, mask: Mask | None) -> tuple[Float[Tensor, ""], Number]
         tensor(3.)
     """
     wide = torch.promote_types(loss.dtype, torch.float32)
+    if loss.numel() == 0:
+        return loss.sum(dtype=wide), 0  # no row of the batch is labelled
     if mask is None:
         return (loss.to(wide) if loss.dim() == 0 else loss.mean(dtype=wide)), 1
     keep = mask != 0
