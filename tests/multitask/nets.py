@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -136,3 +138,26 @@ def assert_near(found: Mapping[str, float], expected: Mapping[str, float], toler
     assert set(found) == set(expected)
     for task, value in expected.items():
         assert abs(found[task] - value) <= tolerance * abs(value), (task, found[task], value)
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """Number of outputs of each call of `torch.autograd.grad`."""
+    calls: list[int] = []
+    real = torch.autograd.grad
+
+    def grad(outputs, *args, **kwargs):
+        calls.append(1 if isinstance(outputs, Tensor) else len(outputs))
+        return real(outputs, *args, **kwargs)
+
+    with mock.patch("torch.autograd.grad", grad):
+        yield calls
+
+
+def assert_same_state(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        if isinstance(value, Tensor):
+            assert torch.equal(torch.nan_to_num(found[key], nan=-7.0), torch.nan_to_num(value, nan=-7.0)), key
+        else:
+            assert str(found[key]) == str(value), key

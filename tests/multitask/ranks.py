@@ -171,7 +171,7 @@ def grouped(rank: int) -> dict[str, Any]:
         balancer = balancer_of(model, "weight", group=group)
         step(model, balancer, *cut(0, [4, 4], rank))
         again = copy.deepcopy(balancer)
-        seen[name] = (numbers(balancer), again.group is group)
+        seen[name] = (numbers(balancer), again.weigher.group is group)
     try:
         pickle.dumps(balancer)
     except Exception as error:

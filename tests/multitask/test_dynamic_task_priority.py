@@ -12,7 +12,7 @@ from tests.multitask.seen import on_meta, seen
 from torch import Tensor
 
 from truestep.multitask._dynamic_task_priority import DynamicTaskPriority, priority
-from truestep.multitask._normalize import normalized
+from truestep.multitask.balancing._normalize import normalized
 
 GAMMAS = (0, 0.5, 1, 2, 5)
 fractions = st.lists(st.floats(0, 1), min_size=3, max_size=3)

@@ -21,8 +21,8 @@ from torchjd.aggregation import (
 )
 from torchjd.linalg import QuadprogProjector
 
-from truestep.multitask._normalize import normalized
 from truestep.multitask._surgery import Surgery, in_binary_unit
+from truestep.multitask.balancing._normalize import normalized
 
 TASKS = ("a", "b", "c", "d")
 WEIGHTINGS: dict[str, Any] = {

@@ -18,7 +18,8 @@ class Constant(AbstractRule):
         weights: One number a task, up to a common factor: `balancer.static_weights()` of another run, say.
 
     Raises:
-        ValueError: A weight is negative or not finite, all are zero, or (when the tasks are known) one is missing or not a task.
+        ValueError: A weight is negative or not finite, all are zero, or (when the tasks are known) the names are not
+            those of the tasks.
 
     Example:
         >>> rule = Constant({"0": 2.0, "1": 0.5})

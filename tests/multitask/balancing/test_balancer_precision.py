@@ -31,7 +31,7 @@ from torch.autograd.function import once_differentiable
 from truestep.multitask import Balancer
 from truestep.multitask._gradnorm import GradNorm
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EXTREME = {"a": 1e-6, "b": 1.0, "c": 1e6}
 PLACES = ["z", "z, gram", "weight", "weight in windows", "below", "below in windows"]
 
@@ -108,7 +108,7 @@ def test_a_float16_run_is_resumed_with_its_scale() -> None:
             with torch.autocast("cpu", torch.float16):
                 losses = model.losses(balancer.split(model.trunk(x)), y)
                 balancer.total({t: loss * 10.0 ** (4 - 2 * seed) for t, loss in losses.items()})  # the scale lags
-        runs.append((balancer.report.weights, balancer.gauge.loss_scale.scale))
+        runs.append((balancer.report.weights, balancer.weigher.gauge.loss_scale.scale))
     assert runs[0][0] == runs[1][0]
     assert torch.equal(runs[0][1], runs[1][1])
 

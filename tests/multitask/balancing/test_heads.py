@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.multitask.nets import net, true_gradients
 from torch import Tensor, nn
 
-from truestep.multitask._heads import check_own_views, gradients, head_gradients, nodes
-from truestep.multitask._split import Split
+from truestep.multitask.balancing._heads import check_own_views, gradients, head_gradients, nodes
+from truestep.multitask.balancing._split import Split
 
 TASKS = ("a", "b")
 

@@ -10,6 +10,7 @@ import torch
 from tests.multitask.nets import (
     assert_near,
     assert_same_gradient,
+    assert_same_state,
     batch,
     descend,
     net,
@@ -19,7 +20,6 @@ from tests.multitask.nets import (
     true_norms,
     weighted,
 )
-from tests.multitask.test_balancer import assert_same_state
 
 from truestep.multitask import Balancer
 from truestep.multitask._dynamic_task_priority import DynamicTaskPriority

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from truestep.multitask._split import Split, in_half
+from truestep.multitask.balancing._split import Split, in_half
 
 TASKS = ("a", "b")
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from truestep.multitask import _at_weight
-from truestep.multitask._at_weight import LinearBelow, casts, shared_weights, used, weight_gradients
+from truestep.multitask.balancing import _at_weight
+from truestep.multitask.balancing._at_weight import LinearBelow, casts, shared_weights, used, weight_gradients
 
 SHAPES = {"2-D": (4, 9), "3-D": (2, 2, 9), "4-D": (1, 2, 2, 9), "one row": (1, 9), "as many rows as inputs": (9, 9)}
 

@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
+from truestep.multitask._rule import PerTask
+from truestep.multitask.balancing._measure import spread
+
 Loss = Float[Tensor, "..."]
 Mask = Bool[Tensor, "..."] | Num[Tensor, "..."]
 Number = int | float | Tensor
@@ -49,3 +52,10 @@ def check_shapes(losses: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> No
                 " (reduction='none') and one mask entry each"
             )
             raise ValueError(msg)
+
+
+def counted(numbers: Mapping[str, Number], tasks: tuple[str, ...], device: torch.device) -> PerTask:
+    """Numbers of terms by task, 0 where it is absent."""
+    if not any(isinstance(n, Tensor) for n in numbers.values()):
+        return torch.tensor([numbers.get(task, 0) for task in tasks], dtype=torch.float64, device=device)
+    return spread({task: torch.as_tensor(n, dtype=torch.float64) for task, n in numbers.items()}, tasks, device)

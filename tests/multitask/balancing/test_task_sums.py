@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.cases import assert_additive
 from torch import Tensor
 
-from truestep.multitask._task_sums import TaskSums
+from truestep.multitask.balancing._task_sums import TaskSums
 
 TASKS = ("a", "b", "c")
 

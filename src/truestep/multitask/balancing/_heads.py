@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from truestep.multitask._split import Split
+from truestep.multitask.balancing._split import Split
 
 Gradients = dict[str, list[Tensor | None]]  # of each task, at each tensor of the features; None is zero
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from truestep.core import TaskGram
 from truestep.multitask._kept import Kept
-from truestep.multitask._normalize import step_factor, trunk_factor
-from truestep.multitask._report import Report
 from truestep.multitask._rule import PerTask, Readings, only
+from truestep.multitask.balancing._normalize import step_factor, trunk_factor
+from truestep.multitask.balancing._report import Report
 
 
 class Known(Kept):

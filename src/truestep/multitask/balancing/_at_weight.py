@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from truestep.core import is_distributed
-from truestep.multitask._heads import gradients, nodes
+from truestep.multitask.balancing._heads import gradients, nodes
 
 Layer = nn.Module | Tensor | Iterable[Tensor]
 FAR: Final = 64  # nodes of the graph to look at for the layer: it is meant to lie just below the features

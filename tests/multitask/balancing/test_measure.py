@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from truestep.multitask._heads import Gradients
-from truestep.multitask._measure import (
+from truestep.multitask.balancing._heads import Gradients
+from truestep.multitask.balancing._measure import (
     Vectors,
     gram_of,
     linear_squares,
@@ -18,7 +18,7 @@ from truestep.multitask._measure import (
     weight_vectors,
     weight_vectors_below,
 )
-from truestep.multitask._split import Split
+from truestep.multitask.balancing._split import Split
 
 TASKS = ("a", "b", "c")
 CPU = torch.device("cpu")

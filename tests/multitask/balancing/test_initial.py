@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from truestep.multitask._initial import InitialLosses
+from truestep.multitask.balancing._initial import InitialLosses
 
 TASKS = ("a", "b", "c")
 ALL = torch.tensor([True, True, True])

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, asdict, fields
 
 import pytest
 
-from truestep.multitask._report import Report
+from truestep.multitask.balancing._report import Report
 
 
 def report() -> Report:

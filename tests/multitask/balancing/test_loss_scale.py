@@ -10,10 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from truestep.multitask._heads import head_gradients
-from truestep.multitask._loss_scale import MOST, NEAR, START, STEP, TRIES, LossScale, is_near, next_scale, seeds
-from truestep.multitask._measure import squares_of
-from truestep.multitask._split import Split
+from truestep.multitask.balancing._heads import head_gradients
+from truestep.multitask.balancing._loss_scale import (
+    MOST,
+    NEAR,
+    START,
+    STEP,
+    TRIES,
+    LossScale,
+    is_near,
+    next_scale,
+    seeds,
+)
+from truestep.multitask.balancing._measure import squares_of
+from truestep.multitask.balancing._split import Split
 
 TASKS = ("a", "b", "c")
 

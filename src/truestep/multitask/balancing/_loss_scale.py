@@ -10,8 +10,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from truestep.multitask._kept import Kept
-from truestep.multitask._measure import Found, spread
 from truestep.multitask._rule import PerTask
+from truestep.multitask.balancing._measure import Found, spread
 
 Squares = Callable[[Mapping[str, Tensor]], Found]
 START: Final = 2.0**10

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from unittest import mock
-
 import pytest
 import torch
 from tests.multitask.nets import (
@@ -13,7 +9,9 @@ from tests.multitask.nets import (
     UNITS,
     assert_near,
     assert_same_gradient,
+    assert_same_state,
     batch,
+    counted,
     descend,
     net,
     step,
@@ -29,20 +27,6 @@ from truestep.multitask._unit_norm import UnitNorm
 
 PLACES = [(place, norm) for place in ("z", "weight") for norm in ("budget", "sum", "none")]
 PLACES += [("below", "sum"), ("z, gram", "budget"), ("weight, gram", "budget")]
-
-
-@contextmanager
-def counted() -> Iterator[list[int]]:
-    """Number of outputs of each call of `torch.autograd.grad`."""
-    calls: list[int] = []
-    real = torch.autograd.grad
-
-    def grad(outputs, *args, **kwargs):
-        calls.append(1 if isinstance(outputs, Tensor) else len(outputs))
-        return real(outputs, *args, **kwargs)
-
-    with mock.patch("torch.autograd.grad", grad):
-        yield calls
 
 
 @pytest.mark.parametrize(("place", "normalize"), PLACES)
@@ -66,7 +50,7 @@ def test_trunk_and_heads_and_value_carry_the_weights_of_this_step(rule: str, pla
         plain = {task: loss.item() for task, loss in losses.items()}
         assert abs(total.item() - sum(weights[t] * plain[t] for t in plain)) <= 1e-12 * abs(total.item())
         assert_near(balancer.report.losses, plain)
-        if balancer.gauge.reads != "losses":
+        if balancer.weigher.gauge.reads != "losses":
             assert_near(balancer.report.norms, norms)
         descend(model)
     assert balancer.report.updates == 2
@@ -193,15 +177,6 @@ def test_under_no_grad_nothing_is_measured_or_changed_and_the_weights_are_those_
             assert abs(total.item() - expected) <= 1e-12 * abs(expected)
         assert_same_state(balancer.state_dict(), before)
         step(model, balancer, *batch(seed=6))  # and training goes on
-
-
-def assert_same_state(found: dict, expected: dict) -> None:
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        if isinstance(value, Tensor):
-            assert torch.equal(torch.nan_to_num(found[key], nan=-7.0), torch.nan_to_num(value, nan=-7.0)), key
-        else:
-            assert str(found[key]) == str(value), key
 
 
 def test_total_is_a_scalar_of_the_plain_sum_for_constant_weights() -> None:

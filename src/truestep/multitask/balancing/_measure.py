@@ -10,10 +10,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from truestep.core import squared_norms, task_gram
-from truestep.multitask._at_weight import LinearBelow, weight_gradients
-from truestep.multitask._heads import Gradients
 from truestep.multitask._rule import PerTask
-from truestep.multitask._split import Split
+from truestep.multitask.balancing._at_weight import LinearBelow, weight_gradients
+from truestep.multitask.balancing._heads import Gradients
+from truestep.multitask.balancing._split import Split
 
 Found = dict[str, Float64[Tensor, ""]]  # squared norm by task
 Vector = Float[Tensor, " elements"]

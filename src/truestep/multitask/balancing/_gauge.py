@@ -12,11 +12,12 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from truestep.core import squared_norms, warn
-from truestep.multitask._at_weight import Layer, casts, shared_weights, used
-from truestep.multitask._heads import Gradients, check_own_views, head_gradients
 from truestep.multitask._kept import Kept
-from truestep.multitask._loss_scale import LossScale, seeds
-from truestep.multitask._measure import (
+from truestep.multitask._rule import PerTask, Reads, only
+from truestep.multitask.balancing._at_weight import Layer, casts, shared_weights, used
+from truestep.multitask.balancing._heads import Gradients, check_own_views, head_gradients
+from truestep.multitask.balancing._loss_scale import LossScale, seeds
+from truestep.multitask.balancing._measure import (
     Found,
     Vector,
     Vectors,
@@ -27,9 +28,8 @@ from truestep.multitask._measure import (
     weight_vectors,
     weight_vectors_below,
 )
-from truestep.multitask._rule import PerTask, Reads, only
-from truestep.multitask._split import Split, in_half
-from truestep.multitask._task_sums import TaskSums
+from truestep.multitask.balancing._split import Split, in_half
+from truestep.multitask.balancing._task_sums import TaskSums
 
 Losses = Mapping[str, Tensor]
 Gram = Float64[Tensor, "rows rows"]

@@ -14,13 +14,13 @@ from tests.multitask.nets import (
     assert_near,
     assert_same_gradient,
     batch,
+    counted,
     net,
     step,
     true_gradients,
     true_norms,
     weighted,
 )
-from tests.multitask.test_balancer import counted
 from torch import Tensor
 
 from truestep.multitask import Balancer, Report

@@ -13,7 +13,7 @@ from tests.multitask.seen import on_meta, seen
 from torch import Tensor
 
 from truestep.core import task_gram
-from truestep.multitask._known import Known
+from truestep.multitask.balancing._known import Known
 
 TASKS = ("a", "b", "c")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.multitask.seen import on_meta, seen
 from torch import Tensor
 
-from truestep.multitask._normalize import Normalize, normalized, step_factor, trunk_factor
+from truestep.multitask.balancing._normalize import Normalize, normalized, step_factor, trunk_factor
 
 ALL: tuple[Normalize, ...] = ("budget", "sum", "none")
 POWERS = st.lists(st.integers(-10, 10), min_size=4, max_size=4)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from truestep.multitask._refusal import Refusal
+from truestep.multitask.balancing._refusal import Refusal
 
 TASKS = ("a", "b", "c")
 ALL = [1.0, 1.0, 1.0]

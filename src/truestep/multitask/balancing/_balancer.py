@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch._compile import (
     _disable_dynamo as not_compiled,  # pyright: ignore[reportPrivateUsage]  # as torch.compiler.disable, with no import
 )
 
 from truestep.core import warn
-from truestep.multitask._at_weight import Layer
-from truestep.multitask._gauge import Gauge
-from truestep.multitask._initial import InitialLosses
 from truestep.multitask._kept import Kept
-from truestep.multitask._known import Known
-from truestep.multitask._losses import Loss, Mask, Number, check_names, check_shapes, mean_loss
-from truestep.multitask._measure import spread
-from truestep.multitask._normalize import Normalize, normalized
-from truestep.multitask._refusal import Refusal
-from truestep.multitask._report import Report
-from truestep.multitask._rule import AbstractRule, PerTask, Readings, Reads
-from truestep.multitask._split import Split
-from truestep.multitask._task_sums import TaskSums
+from truestep.multitask._rule import AbstractRule
+from truestep.multitask.balancing._at_weight import Layer
+from truestep.multitask.balancing._gauge import Gauge
+from truestep.multitask.balancing._initial import InitialLosses
+from truestep.multitask.balancing._losses import Loss, Mask, Number, check_names, check_shapes, counted, mean_loss
+from truestep.multitask.balancing._normalize import Normalize
+from truestep.multitask.balancing._report import Report
+from truestep.multitask.balancing._split import Split
+from truestep.multitask.balancing._task_sums import TaskSums
+from truestep.multitask.balancing._weigher import Weigher, what_to_read
+from truestep.multitask.balancing._weighted_sum import WeightedSum
 
 
 class Balancer(Kept):
@@ -96,20 +96,25 @@ class Balancer(Kept):
         self.tasks = (*tasks,)
         _check(self.tasks, normalize, update_every, accumulate)
         rule.start(self.tasks)
-        self.rule, self.update_every, self.accumulate = rule, update_every, accumulate
-        self.normalize: Normalize = normalize
-        self.group = group
-        self.gauge = Gauge(self.tasks, _reads(rule, normalize, gram=gram), layer)
-        self.initial = InitialLosses(self.tasks, initial, initial_batches)
-        self.known = Known(self.tasks)
-        self.register_buffer("_weights", torch.ones(len(self.tasks), dtype=torch.float64))
-        self._told: dict[str, list[float]] = {}  # KPIs since the last update; no buffer: DDP would send rank 0's to all
-        self._refusal = Refusal(self.tasks, type(rule).__name__)
+        self.update_every, self.accumulate = update_every, accumulate
+        gauge = Gauge(self.tasks, what_to_read(rule, normalize, gram=gram), layer)
+        first = InitialLosses(self.tasks, initial, initial_batches)
+        self.weigher = Weigher(rule, gauge, first, normalize, group)
         self._split: Split | None = None
         self._window: TaskSums | None = None  # what the window has shown so far
         self._done, self._micro = 0, 0  # windows, micro-batches of this one
-        self._places: dict[tuple[str, ...], Tensor] = {}
+        self._sum = WeightedSum(self.tasks)
         self._warned = False
+
+    @property
+    def rule(self) -> AbstractRule:
+        """The rule, whose state goes with this."""
+        return self.weigher.rule
+
+    @property
+    def normalize(self) -> Normalize:
+        """What of the step the weights keep."""
+        return self.weigher.normalize
 
     # --- what a user calls
 
@@ -120,7 +125,7 @@ class Balancer(Kept):
         Args:
             z: A tensor, or tensors in lists, tuples and dicts (feature pyramids); what needs no gradient is passed on.
         """
-        apart = torch.is_grad_enabled() and self._due() and self.gauge.reads != "losses"
+        apart = torch.is_grad_enabled() and self._due() and self.weigher.gauge.reads != "losses"
         split = Split(z, self.tasks, apart=apart)
         self._split = split if torch.is_grad_enabled() else None
         return split.views
@@ -153,13 +158,13 @@ class Balancer(Kept):
         means = {task: mean_loss(loss, mask.get(task)) for task, loss in losses.items()}
         values = {task: mean for task, (mean, _) in means.items()}
         if not torch.is_grad_enabled():
-            return self._weighted(values, split)
-        self._refusal.arrived()
+            return self._sum(values, self.weigher.weights, split)
+        self.weigher.refusal.arrived()
         self._begin()
         if self._due() and not self._is_frozen(split) and self._is_apart(split):
             numbers = {task: number * count.get(task, 1) for task, (_, number) in means.items()}
             self._measure(values, numbers, split)
-        total = self._weighted(values, split)
+        total = self._sum(values, self.weigher.weights, split)
         self._micro += 1
         if self._micro == self.accumulate:
             self.end_window()
@@ -189,16 +194,16 @@ class Balancer(Kept):
                 msg = f"the KPI of {task!r} must be in [0, 1], 1 for a task that is solved; found {value}"
                 raise ValueError(msg)
         for task, value in values.items():
-            self._told.setdefault(task, []).append(float(value))
+            self.weigher.told.setdefault(task, []).append(float(value))
 
     @property
     def report(self) -> Report:
         """What the last update saw and set; reading it waits for the device."""
-        return self.known.report(self._weights)
+        return self.weigher.known.report(self.weigher.weights)
 
     def static_weights(self) -> dict[str, float]:
         """Mean weights of the run so far, their sum T: for a retraining with `Constant(weights)` or by hand."""
-        return self.known.static_weights()
+        return self.weigher.known.static_weights()
 
     # --- an update
 
@@ -208,7 +213,7 @@ class Balancer(Kept):
 
     def _is_frozen(self, split: Split | None) -> bool:
         """Whether there is nothing to balance, since nothing below the split is trained; the first time a warning."""
-        frozen = self.gauge.reads != "losses" and split is not None and not split.features
+        frozen = self.weigher.gauge.reads != "losses" and split is not None and not split.features
         if frozen and not self._warned:
             self._warned = True
             warn("truestep: the features given to `split` need no gradient (a frozen trunk?): weights stay as they are")
@@ -216,25 +221,31 @@ class Balancer(Kept):
 
     def _is_apart(self, split: Split | None) -> bool:
         """Whether the heads can be told apart; not if the window ended between `split` and `total`."""
-        return self.gauge.reads == "losses" or split is None or bool(split.inputs)
+        return self.weigher.gauge.reads == "losses" or split is None or bool(split.inputs)
 
     def _begin(self) -> None:
         """At the first micro-batch of a window take the weights from the window before, if that was measured."""
         if self._micro == 0 and self._window is not None:
             window, self._window = self._window, None
-            self._update(window.to(self._weights.device))
+            self.weigher.update(window.to(self.weigher.weights.device))
 
     def _follow(self, losses: Mapping[str, Tensor], split: Split | None) -> None:
         """Move to the losses' device, and check that gradients can be had."""
         device = (
-            split.device if split and split.device else next((x.device for x in losses.values()), self._weights.device)
+            split.device
+            if split and split.device
+            else next((x.device for x in losses.values()), self.weigher.weights.device)
         )
-        if device != self._weights.device:
+        if device != self.weigher.weights.device:
             self.to(device)
-            self._places.clear()
         if split is not None:
             split.check()
-        elif self.gauge.reads != "losses" and self.gauge.weights is None and torch.is_grad_enabled() and losses:
+        elif (
+            self.weigher.gauge.reads != "losses"
+            and self.weigher.gauge.weights is None
+            and torch.is_grad_enabled()
+            and losses
+        ):
             msg = (
                 f"{self._why()} needs the tasks' gradients: call `views = balancer.split(features)` on features that"
                 " are trained before the heads, or name a shared `layer`"
@@ -246,137 +257,67 @@ class Balancer(Kept):
 
     def _measure(self, values: Mapping[str, Tensor], numbers: Mapping[str, Number], split: Split | None) -> None:
         """Take the sums of one micro-batch; they set the weights where the window is no longer, or none was before."""
-        sums = self.gauge(values, _counts(numbers, self.tasks, self._weights.device), split, alone=self._alone())
+        sums = self.weigher.gauge(
+            values, counted(numbers, self.tasks, self.weigher.weights.device), split, alone=self._alone()
+        )
         if self.accumulate == 1:
-            self._update(self._gathered(sums))
+            self.weigher.update(self._gathered(sums))
             return
-        if not self._shared():  # where ranks share it, all say so together at the window's end
-            self._refuse(sums)
+        if not self.weigher.shared():  # where ranks share it, all say so together at the window's end
+            with self._dropped():
+                self.weigher.refuse(sums)
         self._window = sums if self._window is None else self._window.to(sums.loss.device) + sums
         if self._done == self._micro == 0:
-            self._update(self._gathered(sums, provisional=True), provisional=True)
+            self.weigher.update(self._gathered(sums, provisional=True), provisional=True)
 
-    @torch.no_grad()
     def _gathered(self, sums: TaskSums, *, provisional: bool = False) -> TaskSums:
-        """Sums over all ranks, with the KPIs told; raises on all of them where a loss cannot be balanced."""
-        if self._told:
-            told = [self._told.get(task, []) for task in self.tasks]
-            rows = torch.tensor([[sum(x), len(x)] for x in told], dtype=torch.float64).to(sums.loss.device)
-            sums = replace(sums, kpi=rows[:, 0], kpis=rows[:, 1])
-        sums = sums.all_reduce(self.group)
-        sums = self.gauge.settle(sums, self.group, alone=self._alone(), keep=provisional)
-        self._refuse(sums)
-        if not provisional:
-            self._told = {}
-        return sums
+        with self._dropped():
+            return self.weigher.gathered(sums, alone=self._alone(), provisional=provisional)
 
-    @torch.no_grad()
-    def _update(self, sums: TaskSums, *, provisional: bool = False) -> None:
-        """Set the weights from the gathered sums of a window; a provisional update leaves no other trace."""
-        losses, norms = sums.losses, sums.norms
-        active = self._good(losses)
-        if self.gauge.reads != "losses":
-            active = active & (norms > 0) & (norms < torch.inf)
-        start = self.initial.after(losses, active)
-        ratios = losses * start[1] / start[0]
-        seen = Readings(losses, ratios, norms, active, self._weights.clone(), sums.inner, sums.told)
-        rule = copy.deepcopy(self.rule) if provisional else self.rule
-        self._weights.copy_(normalized(rule.weigh(seen), seen, self.normalize))
-        self.known.keep(seen, self._weights, counts=not provisional)
-        if not provisional:
-            self.initial.keep(*start)
-
-    def _good(self, losses: PerTask) -> Bool[Tensor, " tasks"]:
-        """Which losses can be balanced; False for the nan of an absent task."""
-        good = losses.abs() < torch.inf
-        return good & (losses >= 0) if self.rule.positive else good
-
-    def _refuse(self, sums: TaskSums) -> None:
-        losses = sums.losses
+    @contextmanager
+    def _dropped(self) -> Generator[None]:
+        """Leave nothing of a window whose loss is refused."""
         try:
-            self._refusal.check(losses, self._good(losses), sums.count)
-        except ValueError:  # nothing is left of the window of such a loss
-            self._window = self.gauge.vectors.sum = None
+            yield
+        except ValueError:
+            self._window = self.weigher.gauge.vectors.sum = None
             raise
-
-    def _weighted(self, values: Mapping[str, Tensor], split: Split | None) -> Float[Tensor, ""]:
-        if not values:
-            return self._nothing(split)
-        wide = max((x.dtype for x in values.values()), key=lambda dtype: dtype.itemsize)  # float32 or float64
-        stacked = torch.stack([x.to(self._weights.device, wide) for x in values.values()])
-        weights = self._weights.clone() if (*values,) == self.tasks else self._weights[self._places_of((*values,))]
-        return (stacked * weights.to(wide)).sum()
-
-    def _nothing(self, split: Split | None) -> Float[Tensor, ""]:
-        """A zero that goes backward through the trunk, for a rank whose batch has no task."""
-        if split is None or not split.features:
-            msg = "`losses` is empty: give at least one task's loss"
-            raise ValueError(msg)
-        return torch.stack([x.reshape(-1)[:0].sum() for x in split.features]).sum()
-
-    def _places_of(self, tasks: tuple[str, ...]) -> Tensor:
-        if tasks not in self._places or self._places[tasks].device != self._weights.device:
-            index = [self.tasks.index(task) for task in tasks]
-            self._places[tasks] = torch.tensor(index, device=self._weights.device)
-        return self._places[tasks]
 
     def _alone(self) -> bool:
         """Whether a micro-batch is a window and no other rank shares it."""
-        return self.accumulate == 1 and not self._shared()
-
-    def _shared(self) -> bool:
-        """Whether other ranks share the batch."""
-        return dist.is_available() and dist.is_initialized() and dist.get_world_size(self.group) > 1
+        return self.accumulate == 1 and not self.weigher.shared()
 
     # --- saving and copying
 
     def get_extra_state(self) -> dict[str, Any]:
         """What is no tensor of fixed shape; part of `state_dict`."""
         window = None if self._window is None else {k: v for k, v in asdict(self._window).items() if k != "tasks"}
-        vectors = self.gauge.vectors.sum
+        vectors = self.weigher.gauge.vectors.sum
         return {
-            "tasks": [*self.tasks],
             "place": [self._done, self._micro],
             "window": window,
             "vectors": None if vectors is None or window is None else vectors.clone(),
-            "scaled": self.gauge.loss_scale.found,
-            "told": {task: [*values] for task, values in self._told.items()},
+            "scaled": self.weigher.gauge.loss_scale.found,
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on where the state was taken."""
-        if state["tasks"] != [*self.tasks]:
-            msg = f"the state is of a balancer of {', '.join(state['tasks'])}; this one has {', '.join(self.tasks)}"
-            raise ValueError(msg)
         self._done, self._micro = state["place"]
         self._window = None if state["window"] is None else TaskSums(self.tasks, **state["window"])
-        self.gauge.vectors.sum = None if state["vectors"] is None else state["vectors"].clone()  # it is written to
-        self.gauge.loss_scale.found = state["scaled"]
-        self._told = {task: [*values] for task, values in state["told"].items()}
+        self.weigher.gauge.vectors.sum = (
+            None if state["vectors"] is None else state["vectors"].clone()
+        )  # it is written to
+        self.weigher.gauge.loss_scale.found = state["scaled"]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_split": None}  # views belong to a graph
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Balancer:
-        memo[id(self.group)] = self.group  # ranks are not copied
+        memo[id(self.weigher.group)] = self.weigher.group  # ranks are not copied
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         new.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
         return new
-
-
-def _reads(rule: AbstractRule, normalize: Normalize, *, gram: bool) -> Reads:
-    """What must be measured."""
-    if gram or rule.reads == "gram":
-        return "gram"
-    return "norms" if rule.reads == "norms" or normalize == "budget" else "losses"
-
-
-def _counts(numbers: Mapping[str, Number], tasks: tuple[str, ...], device: torch.device) -> PerTask:
-    """Numbers of terms by task, 0 where it is absent."""
-    if not any(isinstance(n, Tensor) for n in numbers.values()):
-        return torch.tensor([numbers.get(task, 0) for task in tasks], dtype=torch.float64, device=device)
-    return spread({task: torch.as_tensor(n, dtype=torch.float64) for task, n in numbers.items()}, tasks, device)
 
 
 def _check(tasks: tuple[str, ...], normalize: Any, update_every: Any, accumulate: Any) -> None:

@@ -14,6 +14,7 @@ from tests.multitask.nets import (
     RULES,
     Net,
     assert_same_gradient,
+    assert_same_state,
     batch,
     descend,
     net,
@@ -22,7 +23,6 @@ from tests.multitask.nets import (
     true_norms,
     weighted,
 )
-from tests.multitask.test_balancer import assert_same_state
 from torch import Tensor, nn
 
 from truestep.multitask import Balancer

@@ -11,11 +11,11 @@ import torch
 from tests.multitask.nets import UNITS, Net, batch, net
 from torch import Tensor, nn
 
-from truestep.multitask import _gauge
-from truestep.multitask._gauge import Gauge
-from truestep.multitask._loss_scale import START
-from truestep.multitask._split import Split
-from truestep.multitask._task_sums import TaskSums
+from truestep.multitask.balancing import _gauge
+from truestep.multitask.balancing._gauge import Gauge
+from truestep.multitask.balancing._loss_scale import START
+from truestep.multitask.balancing._split import Split
+from truestep.multitask.balancing._task_sums import TaskSums
 
 TASKS = ("a", "b", "c")
 COUNT = {"a": 8.0, "b": 2.0, "c": 5.0}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from truestep.multitask._losses import check_names, check_shapes, mean_loss
+from truestep.multitask.balancing._losses import check_names, check_shapes, mean_loss
 
 
 @settings(max_examples=25)

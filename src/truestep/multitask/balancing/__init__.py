@@ -1,0 +1,1 @@
+"""How a balancer sees the tasks and sets their weights; the room exports what is public."""

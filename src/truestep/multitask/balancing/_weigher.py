@@ -1,0 +1,117 @@
+"""From the sums of a window to the tasks' weights: what balancing knows, apart from how a user's loop calls it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Bool
+from torch import Tensor
+
+from truestep.multitask._kept import Kept
+from truestep.multitask._rule import AbstractRule, PerTask, Readings, Reads
+from truestep.multitask.balancing._gauge import Gauge
+from truestep.multitask.balancing._initial import InitialLosses
+from truestep.multitask.balancing._known import Known
+from truestep.multitask.balancing._normalize import Normalize, normalized
+from truestep.multitask.balancing._refusal import Refusal
+from truestep.multitask.balancing._task_sums import TaskSums
+
+
+class Weigher(Kept):
+    """The weights of the tasks, and everything that they follow from but the losses of this window.
+
+    Args:
+        rule: Has the tasks already.
+        gauge: Turns losses into sums.
+        initial: L(0).
+        normalize: What of the step the weights keep.
+        group: Ranks that share the batch.
+    """
+
+    weights: Tensor
+
+    def __init__(
+        self,
+        rule: AbstractRule,
+        gauge: Gauge,
+        initial: InitialLosses,
+        normalize: Normalize,
+        group: dist.ProcessGroup | None,
+    ) -> None:
+        super().__init__()
+        self.rule, self.gauge, self.initial = rule, gauge, initial
+        self.normalize: Normalize = normalize
+        self.group = group
+        self.known = Known(rule.tasks)
+        self.register_buffer("weights", torch.ones(len(rule.tasks), dtype=torch.float64))
+        self.told: dict[str, list[float]] = {}  # KPIs since the last update; no buffer: DDP would send rank 0's to all
+        self.refusal = Refusal(rule.tasks, type(rule).__name__)
+
+    def shared(self) -> bool:
+        """Whether other ranks share the batch."""
+        return dist.is_available() and dist.is_initialized() and dist.get_world_size(self.group) > 1
+
+    @torch.no_grad()
+    def gathered(self, sums: TaskSums, *, alone: bool, provisional: bool = False) -> TaskSums:
+        """Sums over all ranks, with the KPIs told; raises on all of them where a loss cannot be balanced."""
+        if self.told:
+            told = [self.told.get(task, []) for task in self.rule.tasks]
+            rows = torch.tensor([[sum(x), len(x)] for x in told], dtype=torch.float64).to(sums.loss.device)
+            sums = replace(sums, kpi=rows[:, 0], kpis=rows[:, 1])
+        sums = sums.all_reduce(self.group)
+        sums = self.gauge.settle(sums, self.group, alone=alone, keep=provisional)
+        self.refuse(sums)
+        if not provisional:
+            self.told = {}
+        return sums
+
+    @torch.no_grad()
+    def update(self, sums: TaskSums, *, provisional: bool = False) -> None:
+        """Set the weights from the gathered sums of a window; a provisional update leaves no other trace."""
+        losses, norms = sums.losses, sums.norms
+        active = self._good(losses)
+        if self.gauge.reads != "losses":
+            active = active & (norms > 0) & (norms < torch.inf)
+        start = self.initial.after(losses, active)
+        ratios = losses * start[1] / start[0]
+        seen = Readings(losses, ratios, norms, active, self.weights.clone(), sums.inner, sums.told)
+        rule = copy.deepcopy(self.rule) if provisional else self.rule
+        self.weights.copy_(normalized(rule.weigh(seen), seen, self.normalize))
+        self.known.keep(seen, self.weights, counts=not provisional)
+        if not provisional:
+            self.initial.keep(*start)
+
+    def refuse(self, sums: TaskSums) -> None:
+        """Raise a ValueError that names a task whose loss cannot be balanced; on a GPU it may come later."""
+        losses = sums.losses
+        self.refusal.check(losses, self._good(losses), sums.count)
+
+    def _good(self, losses: PerTask) -> Bool[Tensor, " tasks"]:
+        """Which losses can be balanced; False for the nan of an absent task."""
+        good = losses.abs() < torch.inf
+        return good & (losses >= 0) if self.rule.positive else good
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What is no tensor; part of `state_dict`."""
+        return {"tasks": [*self.rule.tasks], "told": {task: [*values] for task, values in self.told.items()}}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where the state was taken."""
+        if state["tasks"] != [*self.rule.tasks]:
+            msg = (
+                f"the state is of a balancer of {', '.join(state['tasks'])}; this one has {', '.join(self.rule.tasks)}"
+            )
+            raise ValueError(msg)
+        self.told = {task: [*values] for task, values in state["told"].items()}
+
+
+def what_to_read(rule: AbstractRule, normalize: Normalize, *, gram: bool) -> Reads:
+    """What must be measured."""
+    if gram or rule.reads == "gram":
+        return "gram"
+    return "norms" if rule.reads == "norms" or normalize == "budget" else "losses"
