@@ -31,14 +31,15 @@ def squared_norms(tensors: Sequence[Tensor]) -> Float64[Tensor, " tensors"]:
         >>> squared_norms([torch.tensor([3.0, 4.0]), torch.tensor([1e30])])
         tensor([2.5000e+01, 1.0000e+60], dtype=torch.float64)
     """
+    cuts = [shards(x) for x in tensors]
+    if not any(cuts) and len({x.device for x in tensors}) == 1:
+        parts = [_values(_coalesced(local(x))) for x in tensors]
+        return torch.stack(_foreach_norm(parts, 2, dtype=torch.float64)).square()
     norms = [part.new_zeros((), dtype=torch.float64) for part in map(local, tensors)]
     for members in _by_device(tensors):
         parts = [_values(_coalesced(local(tensors[i]))) for i in members]
         for i, norm in zip(members, _foreach_norm(parts, 2, dtype=torch.float64), strict=True):
             norms[i] = norm
-    cuts = [shards(x) for x in tensors]
-    if not any(cuts) and len({norm.device for norm in norms}) == 1:
-        return torch.stack(norms).square()
     rows = add_shards([(norm**2).reshape(1, 1) for norm in norms], cuts)
     return torch.cat([row.to(rows[0].device) for row in rows]).flatten()
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from truestep.core import warn
-from truestep.multitask._rule import AbstractRule, PerTask, Readings, kept, mean_over
+from truestep.multitask._rule import AbstractRule, PerTask, Readings, is_everyone, kept, mean_over
 from truestep.multitask._smoothed import check_smoothing, smoothed, unknown
 
 Number = int | float
@@ -53,8 +53,8 @@ def gradnorm_weights(norms: Float[Tensor, " tasks"], ratios: Float[Tensor, " tas
     References:
         Chen, Badrinarayanan, Lee, Rabinovich, "GradNorm", ICML 2018, section 3.
     """
-    everyone = torch.ones_like(norms, dtype=torch.bool)
-    return _solved(norms.double().log(), _log_pull(ratios.double(), alpha, everyone), everyone)
+    every = torch.ones_like(norms, dtype=torch.bool)
+    return _solved(norms.double().log(), _log_pull(ratios.double(), alpha, every), every)
 
 
 def gradnorm_gradient(
@@ -81,22 +81,26 @@ def gradnorm_gradient(
     References:
         Chen, Badrinarayanan, Lee, Rabinovich, "GradNorm", ICML 2018, eq. 2 and algorithm 1.
     """
-    everyone = torch.ones_like(norms, dtype=torch.bool)
+    every = torch.ones_like(norms, dtype=torch.bool)
     g = norms.double()
-    return _side(weights.double() * g, _log_pull(ratios.double(), alpha, everyone), everyone) * g
+    return _side(weights.double() * g, _log_pull(ratios.double(), alpha, every), every) * g
 
 
 def _log_pull(ratios: PerTask, alpha: Number, active: Active) -> PerTask:
     """The logarithm of r**alpha; 0 for a task without a ratio."""
     if alpha == 0:
         return torch.zeros_like(ratios)
-    r = ratios / mean_over(active & ~ratios.isnan(), ratios)
-    return torch.where(r.isnan(), 0.0, alpha * r.log())
+    among = ratios if is_everyone(active) else torch.where(active, ratios, torch.nan)
+    r = ratios / among.nanmean()
+    return torch.nan_to_num(alpha * r.log(), nan=0.0, posinf=torch.inf, neginf=-torch.inf)
 
 
 def _solved(log_norms: PerTask, log_pull: PerTask, active: Active) -> PerTask:
     """Weights of the active tasks, with their number as sum; by logarithms, so that no spread of norms overflows."""
-    return torch.where(active, log_pull - log_norms, -torch.inf).softmax(0) * active.sum()
+    score = log_pull - log_norms
+    if is_everyone(active):
+        return score.softmax(0) * len(score)
+    return torch.where(active, score, -torch.inf).softmax(0) * active.sum()
 
 
 def _side(weighted: PerTask, log_pull: PerTask, active: Active) -> PerTask:

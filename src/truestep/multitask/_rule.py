@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal
 
 import torch
@@ -102,14 +103,28 @@ class AbstractRule(Kept, ABC):
         return (values * weights.to(values)).sum() + self.penalty().to(values)
 
 
+@cache
+def everyone(tasks: int) -> Bool[Tensor, " tasks"]:
+    """All tasks, on the CPU; where a mask is this very tensor, the functions below have nothing to leave out.
+
+    With few tasks an update costs what its calls cost. On a GPU nobody knows that all are active without waiting.
+    """
+    return torch.ones(tasks, dtype=torch.bool)
+
+
+def is_everyone(active: Bool[Tensor, " tasks"]) -> bool:
+    """Whether nothing is to be left out."""
+    return active is everyone(active.shape[0])
+
+
 def only(active: Bool[Tensor, " tasks"], x: PerTask) -> PerTask:
     """`x` where a task is active, 0 elsewhere."""
-    return torch.where(active, x, _ZERO)
+    return x if is_everyone(active) else torch.where(active, x, _ZERO)
 
 
 def kept(active: Bool[Tensor, " tasks"], new: PerTask, old: PerTask) -> PerTask:
     """`new` where a task is active, `old` elsewhere."""
-    return torch.where(active, new, old)
+    return new if is_everyone(active) else torch.where(active, new, old)
 
 
 def mean_over(active: Bool[Tensor, " tasks"], x: PerTask) -> Float64[Tensor, ""]:

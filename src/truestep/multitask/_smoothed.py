@@ -21,7 +21,7 @@ def smoothed(active: Bool[torch.Tensor, " tasks"], new: PerTask, old: PerTask, s
         old: The average so far, nan before a task's first value.
         smoothing: :math:`\beta`, from 0 (no memory) to below 1.
     """
-    mixed = torch.where(old.isnan(), new, smoothing * old + (1 - smoothing) * new)
+    mixed = torch.where(old.isnan(), new, torch.lerp(new, old, smoothing))
     return kept(active, mixed, old)
 
 

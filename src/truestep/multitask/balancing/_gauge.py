@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -57,9 +58,10 @@ class Gauge(Kept):
 
     def __call__(self, losses: Losses, count: PerTask, split: Split | None, *, alone: bool) -> TaskSums:
         """Sums of one micro-batch; `alone` says that it is the whole window on the only rank."""
-        mean = spread({task: loss.detach() for task, loss in losses.items()}, self.tasks, count.device)
-        zero, gram = torch.zeros_like(count), self._no_gram(count.device)
-        sums = TaskSums(self.tasks, only(count > 0, mean * count), count, zero, zero, gram, zero, zero)
+        with torch.no_grad():
+            total = only(count > 0, spread(losses, self.tasks, count.device) * count)
+        zero, gram = _nothing(len(self.tasks), count.device), self._no_gram(count.device)
+        sums = TaskSums(self.tasks, total, count, zero, zero, gram, zero, zero)
         trained = {task: loss for task, loss in losses.items() if loss.requires_grad}
         if self.reads == "losses" or not trained:
             return sums
@@ -167,7 +169,7 @@ class Gauge(Kept):
 
     def _no_gram(self, device: torch.device) -> Gram:
         rows = len(self.tasks) if self.reads == "gram" else 0
-        return torch.zeros(rows, rows, dtype=torch.float64, device=device)
+        return torch.zeros(rows, rows, dtype=torch.float64, device=device) if rows else _no_rows(device)
 
     def _spread_gram(self, some: Float64[Tensor, "some some"], found: Gradients) -> Gram:
         """Inner products of some tasks' gradients at the places of all."""
@@ -175,6 +177,17 @@ class Gauge(Kept):
         whole = self._no_gram(some.device)
         whole[at[:, None], at] = some
         return whole
+
+
+@lru_cache(maxsize=64)
+def _nothing(tasks: int, device: torch.device) -> PerTask:
+    """Zeros that nobody writes to."""
+    return torch.zeros(tasks, dtype=torch.float64, device=device)
+
+
+@lru_cache(maxsize=8)
+def _no_rows(device: torch.device) -> Gram:
+    return torch.zeros(0, 0, dtype=torch.float64, device=device)
 
 
 def _scaled(sums: TaskSums, squares: PerTask, gram: Gram, scale: PerTask) -> TaskSums:

@@ -43,16 +43,29 @@ class InitialLosses(Kept):
             msg = f"`initial_batches` must be a positive int; found {batches!r}"
             raise ValueError(msg)
         self.batches = batches
+        self._looked_at, self._complete = (0, -1), False
         start = [given.get(task, 0.0) for task in tasks]
         self.register_buffer("total", torch.tensor(start, dtype=torch.float64) * batches)
         self.register_buffer("count", torch.tensor([batches if x else 0 for x in start], dtype=torch.float64))
 
     def after(self, losses: PerTask, active: Bool[Tensor, " tasks"]) -> tuple[PerTask, PerTask]:
         """Total and count with one more batch."""
+        if self._is_complete():
+            return self.total, self.count
         wanted = active & (losses > 0) & (self.count < self.batches)
         return self.total + only(wanted, losses), self.count + wanted
 
     def keep(self, total: PerTask, count: PerTask) -> None:
         """Take over what `after` gave."""
-        self.total.copy_(total)
-        self.count.copy_(count)
+        if total is not self.total:
+            self.total.copy_(total)
+            self.count.copy_(count)
+
+    def _is_complete(self) -> bool:
+        """Whether every task has its L(0); looked at on the CPU alone, once for each change of the counts."""
+        if self.count.device.type != "cpu":
+            return False
+        now = id(self.count), self.count._version
+        if now != self._looked_at:
+            self._looked_at, self._complete = now, bool((self.count >= self.batches).all())
+        return self._complete

@@ -34,7 +34,7 @@ class Known(Kept):
     def keep(self, seen: Readings, weights: PerTask, *, counts: bool) -> None:
         """Note one update; `counts` is False for the first window's provisional one."""
         active = seen.active.double()
-        self.last.copy_(torch.stack([seen.norms, seen.ratios, seen.losses, weights, active]))
+        torch.stack([seen.norms, seen.ratios, seen.losses, weights, active], out=self.last)
         fresh = self.last[:3]
         self.latest.copy_(torch.where(fresh.isnan(), self.latest, fresh))
         if seen.gram is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Num
@@ -57,5 +58,11 @@ def check_shapes(losses: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> No
 def counted(numbers: Mapping[str, Number], tasks: tuple[str, ...], device: torch.device) -> PerTask:
     """Numbers of terms by task, 0 where it is absent."""
     if not any(isinstance(n, Tensor) for n in numbers.values()):
-        return torch.tensor([numbers.get(task, 0) for task in tasks], dtype=torch.float64, device=device)
+        return _same(tuple(numbers.get(task, 0) for task in tasks), device)
     return spread({task: torch.as_tensor(n, dtype=torch.float64) for task, n in numbers.items()}, tasks, device)
+
+
+@lru_cache(maxsize=64)
+def _same(numbers: tuple[Number, ...], device: torch.device) -> PerTask:
+    """The numbers as a tensor that nobody writes to: most steps have those of the step before."""
+    return torch.tensor(numbers, dtype=torch.float64, device=device)

@@ -5,13 +5,14 @@ With :math:`g_i` the norm of task i's unweighted gradient, all sums over the tas
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from truestep.multitask._rule import PerTask, Readings, kept, only
+from truestep.multitask._rule import PerTask, Readings, is_everyone, kept, only
 
 Normalize = Literal["budget", "sum", "none"]
 
@@ -31,6 +32,8 @@ def normalized(raw: PerTask, seen: Readings, normalize: Normalize) -> PerTask:
         >>> normalized(torch.tensor([3.0, 1.0]).double(), seen, "sum")
         tensor([1.5000, 0.5000], dtype=torch.float64)
     """
+    if is_everyone(seen.active) and (weights := _whole(raw, seen, normalize)) is not None:
+        return weights
     active = seen.active & (raw.abs() < torch.inf)
     if normalize == "none":
         return kept(active, raw, seen.weights)
@@ -38,6 +41,18 @@ def normalized(raw: PerTask, seen: Readings, normalize: Normalize) -> PerTask:
     factor = _sum(active, before) / _sum(active, size)
     good = active & (factor > 0) & (factor < torch.inf)
     return kept(good, factor * raw, seen.weights)
+
+
+def _whole(raw: PerTask, seen: Readings, normalize: Normalize) -> PerTask | None:
+    """The same where all tasks are active, with fewer calls; None unless all of it is finite. Reads the host."""
+    weights = raw
+    if normalize != "none":
+        before, size = (seen.weights, raw) if normalize == "sum" else (seen.norms, raw * seen.norms)
+        factor = before.sum() / size.sum()
+        if not 0 < factor.item() < math.inf:
+            return None
+        weights = factor * raw
+    return weights if all(map(math.isfinite, weights.tolist())) else None
 
 
 def step_factor(weights: PerTask, norms: PerTask, active: Bool[Tensor, " tasks"]) -> Float64[Tensor, ""]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from truestep.multitask._kept import Kept
-from truestep.multitask._rule import AbstractRule, PerTask, Readings, Reads
+from truestep.multitask._rule import AbstractRule, PerTask, Readings, Reads, everyone
 from truestep.multitask.balancing._gauge import Gauge
 from truestep.multitask.balancing._initial import InitialLosses
 from truestep.multitask.balancing._known import Known
@@ -74,9 +75,7 @@ class Weigher(Kept):
     def update(self, sums: TaskSums, *, provisional: bool = False) -> None:
         """Set the weights from the gathered sums of a window; a provisional update leaves no other trace."""
         losses, norms = sums.losses, sums.norms
-        active = self._good(losses)
-        if self.gauge.reads != "losses":
-            active = active & (norms > 0) & (norms < torch.inf)
+        active = self._active(losses, norms)
         start = self.initial.after(losses, active)
         ratios = losses * start[1] / start[0]
         seen = Readings(losses, ratios, norms, active, self.weights.clone(), sums.inner, sums.told)
@@ -86,9 +85,25 @@ class Weigher(Kept):
         if not provisional:
             self.initial.keep(*start)
 
+    def _active(self, losses: PerTask, norms: PerTask) -> Bool[Tensor, " tasks"]:
+        """Tasks to weigh: a loss that can be balanced, and a gradient other than zero where one was measured."""
+        measured = self.gauge.reads != "losses"
+        if self._all_good(losses) and (not measured or all(0 < g < math.inf for g in norms.tolist())):
+            return everyone(len(losses))
+        good = self._good(losses)
+        return good & (norms > 0) & (norms < torch.inf) if measured else good
+
+    def _all_good(self, losses: PerTask) -> bool:
+        """Whether all tasks are there with losses that can be balanced, as far as the host knows without waiting."""
+        if losses.device.type != "cpu":
+            return False
+        return all(math.isfinite(x) and (x >= 0 or not self.rule.positive) for x in losses.tolist())
+
     def refuse(self, sums: TaskSums) -> None:
         """Raise a ValueError that names a task whose loss cannot be balanced; on a GPU it may come later."""
         losses = sums.losses
+        if self._all_good(losses):
+            return
         self.refusal.check(losses, self._good(losses), sums.count)
 
     def _good(self, losses: PerTask) -> Bool[Tensor, " tasks"]:
