@@ -38,7 +38,8 @@ Step = Callable[[], None]
 def plain(job: Tasks) -> Step:
     def step() -> None:
         job.optimizer.zero_grad()
-        sum(job.losses(job.trunk(job.x)), start=torch.zeros(())).backward()
+        z = job.trunk(job.x)  # a loop's variable, as the views are one
+        sum(job.losses(z), start=torch.zeros(())).backward()
         job.optimizer.step()
 
     return step
@@ -79,9 +80,10 @@ def times(step: Step, number: int) -> Step:
     return turn
 
 
-def peak(step: Step) -> int:
-    """Most bytes that a step holds at once beyond those before it."""
+def peak(step: Step, job: Tasks) -> int:
+    """Most bytes that a step holds at once beyond those before it; the gradients of the step before are gone."""
     step()
+    job.optimizer.zero_grad()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         step()
     events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
@@ -109,11 +111,11 @@ def timed(arms: Mapping[str, Step], number: int, seconds: float) -> dict[str, di
 def memory(number: int) -> dict[str, float]:
     """In copies of the features, 128 x 512 float32."""
     names, copy = [f"task {i}" for i in range(number)], 128 * 512 * 4
-    base = peak(plain(tasks(number)))
-    found = {}
+    job = tasks(number)
+    base, found = peak(plain(job), job), {}
     for name, every in (("update", 1), ("other step", 10**6)):
-        balancer = Balancer(GradNorm(0.5), names, update_every=every)
-        found[name] = round((peak(balanced(tasks(number), balancer)) - base) / copy, 2)
+        job, balancer = tasks(number), Balancer(GradNorm(0.5), names, update_every=every)
+        found[name] = round((peak(balanced(job, balancer), job) - base) / copy, 2)
     print(f"  extra memory, copies of z: {found} (bar {number + 1} on updates)")
     return found
 
