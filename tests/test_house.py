@@ -39,12 +39,8 @@ def imported_by(statement: str) -> set[str]:
 
 
 def test_importing_the_rooms_of_a_run_imports_nothing_foreign() -> None:
-    assert (
-        imported_by(
-            "import truestep.core, truestep.invariance, truestep.loss, truestep.multitask, truestep.recipe, truestep.monitor"
-        )
-        == set()
-    )
+    rooms = ("core", "invariance", "loss", "multitask", "recipe", "monitor")
+    assert imported_by(f"import {', '.join(f'truestep.{room}' for room in rooms)}") == set()
 
 
 def test_a_foreign_import_would_be_seen() -> None:

@@ -15,7 +15,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from truestep import __version__
-from truestep.monitor._facts import kinds, named_parameters, run_facts, settings
+from truestep.core._names import named_parameters
+from truestep.monitor._facts import kinds, run_facts, settings
 
 NAMES = ["conv.weight", "norm.weight", "norm.bias", "fc.weight", "fc.bias"]
 KINDS = ["Conv2d.weight", "BatchNorm2d.weight", "BatchNorm2d.bias", "Linear.weight", "Linear.bias"]

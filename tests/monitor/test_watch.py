@@ -13,6 +13,7 @@ from torch import nn
 
 from truestep import watch
 from truestep.core import Recorder
+from truestep.invariance.symmetries import Symmetries
 from truestep.monitor import Run, _watch, load_run
 
 # --- the record
@@ -64,6 +65,15 @@ def test_the_record_tells_all_that_a_report_asks_for(finished: tuple[Loop, Run])
     assert (meta["device"], meta["world_size"], meta["budget"], meta["seed"]) == ("cpu", "1", "0.01", "3")
     assert float(meta["created"]) <= float(meta["ended"]) <= time.time()
     assert 0 < float(meta["cost_seconds"]) < float(meta["wall_seconds"]) < 60
+
+
+def test_symmetries_that_were_found_are_taken_as_their_labels(tmp_path: Path) -> None:
+    loop = Loop()
+    found = Symmetries({"conv.weight": "unit"}, [{"norm.weight": 1, "norm.bias": 1}], (), {}, ("fc.bias",))
+    with loop.watch(tmp_path / "run", symmetries=found) as run:
+        loop.train(run, 0, 1)
+    with load_run(tmp_path / "run") as record:
+        assert {block.name: block.symmetry for block in record.blocks if block.symmetry} == found.labels()
 
 
 def test_blocks_have_shape_kind_symmetry_and_optimizer(finished: tuple[Loop, Run]) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from truestep.core import Step
-from truestep.monitor._facts import kinds, named_parameters
+from truestep.core._names import named_parameters
+from truestep.monitor._facts import kinds
 from truestep.monitor._inputs import held
 from truestep.monitor._lane import Lane
 from truestep.monitor.sinks import Store

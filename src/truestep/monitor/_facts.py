@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")  # torch.compile, checkpointing, FSDP
+from truestep.core._names import bare, unwrapped
 
 
 def run_facts(world_size: int, device: str) -> dict[str, str]:
@@ -48,18 +48,13 @@ def _git() -> str:
     return json.dumps({"commit": commit, "dirty": bool(dirty)})
 
 
-def named_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters by the name they have in the bare model, whatever wraps it (DDP, torch.compile, checkpointing)."""
-    return {_bare(name): p for name, p in _unwrapped(model).named_parameters()}
-
-
 def kinds(model: nn.Module) -> dict[str, str]:
     """Class of the owning module and the parameter's own name, "Conv2d.weight", by parameter name."""
     found: dict[str, str] = {}
-    for prefix, module in _unwrapped(model).named_modules():
+    for prefix, module in unwrapped(model).named_modules():
         for name, _ in module.named_parameters(recurse=False):
             full = f"{prefix}.{name}" if prefix else name
-            found.setdefault(_bare(full), f"{_class_name(module)}.{name}")
+            found.setdefault(bare(full), f"{_class_name(module)}.{name}")
     return found
 
 
@@ -71,26 +66,10 @@ def settings(optimizer: Optimizer) -> str:
     return json.dumps(groups)
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
-        elif isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
-            model = compiled
-        else:
-            return model
-
-
 def _class_name(module: nn.Module) -> str:
     """Name of the user's class; `fully_shard` puts one of its own before it."""
     own, base = type(module).__mro__[:2]
     return type(module).__mro__[2].__name__ if base.__name__ == "FSDPModule" else own.__name__
-
-
-def _bare(name: str) -> str:
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
 
 
 def _plain(value: Any) -> Any:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from truestep.monitor._facts import named_parameters
+from truestep.core._names import named_parameters
 from truestep.monitor._ledger import Number
 
 Optimizers = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer]
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """What gives each block a label, as a `truestep.invariance.Symmetries` does."""
+
+    def labels(self) -> dict[str, str]:
+        """Labels by name of the block."""
+        ...
 
 
 def held(optimizer: Optimizer) -> Iterable[Tensor]:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from truestep.core import Step, never, warn
+from truestep.core._names import named_parameters
 from truestep.monitor._balance import BalanceProbe, Balancing, named
 from truestep.monitor._blocks import Blocks
 from truestep.monitor._budget import Cadence
-from truestep.monitor._facts import named_parameters, run_facts
-from truestep.monitor._inputs import Optimizers, checked_parameters, named_optimizers, number_or_scalar
+from truestep.monitor._facts import run_facts
+from truestep.monitor._inputs import Labelled, Optimizers, checked_parameters, named_optimizers, number_or_scalar
 from truestep.monitor._lane import Lane
 from truestep.monitor._ledger import Ledger, Number, Row
 from truestep.monitor._meter import Meter
@@ -40,7 +41,7 @@ def watch(
     every: int | Literal["auto"] = "auto",
     budget: float = 0.01,
     units: Iterable[str] = (),
-    symmetries: Mapping[str, str] | None = None,
+    symmetries: Mapping[str, str] | Labelled | None = None,
     console: float | None = 30.0,
     max_bytes: float | None = None,
     title: str | None = None,
@@ -58,7 +59,8 @@ def watch(
         every: Steps between recorded ones, or "auto": chosen by what recording was measured to cost.
         budget: Share of the wall time that "auto" may cost.
         units: Names of parameters to be recorded one unit (slice of dimension 0, an output unit) at a time.
-        symmetries: Label of each block's symmetry by name ("tensor", "unit", "group"), shown in the report.
+        symmetries: What `truestep.invariance.find_symmetries` found, or a label by block ("tensor", "unit" and "group"
+            say that it is scale invariant). Stored with the blocks; the report predicts an angle for these alone.
         console: Seconds between lines on the console; None prints none.
         max_bytes: Size at which the record is thinned: every second recorded step is dropped, the period doubles.
             1e9 by default, 64e6 in memory.
@@ -93,7 +95,7 @@ def watch(
         cadence=Cadence(every, budget),
         facts={"every": str(every), "budget": repr(budget)} | ({"title": title} if title else {}) | named(balancer),
         units=tuple(units),
-        symmetries=symmetries or {},
+        symmetries=symmetries.labels() if isinstance(symmetries, Labelled) else symmetries or {},
         console=console,
         max_bytes=max_bytes or (IN_MEMORY if run_dir is None else ON_DISK),
         balancer=balancer,

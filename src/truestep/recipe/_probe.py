@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from truestep.loss.accumulation._problem import mean_loss
+from truestep.core._mean_loss import mean_loss
 from truestep.loss.noise._ratio import FEWEST, Ratio, ratio_of_means
 from truestep.recipe._recipe import Recipe
 

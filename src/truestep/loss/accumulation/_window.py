@@ -6,16 +6,14 @@ gradients away by name. An integration that has its own way of running a window 
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
+from truestep.core import _preserved
 from truestep.loss.accumulation._comparison import Gradients
 
 WHOLE: Final = 1 << 27  # elements of all micro-batches' gradients that are kept to find a cause: 512 MB of float32
@@ -37,28 +35,9 @@ def preserved(model: nn.Module) -> Generator[None, None, None]:
         >>> model[0].weight.grad, int(model[0].num_batches_tracked)
         (None, 0)
     """
-    randomness = _random_state()
-    modes = {module: module.training for module in model.modules()}
-    buffers = [(module, dict(vars(module)["_buffers"])) for module in model.modules()]
-    held = [_Held(x) for x in (*model.parameters(), *model.buffers())]
-    gradients = [(p, p.grad, None if p.grad is None else _Held(p.grad)) for p in model.parameters()]
-    num_parameters = len(gradients)
-    for p, _, _ in gradients:
-        p.grad = None
-    try:
+    with _preserved.preserved(model) as told:
         yield
-    finally:
-        changed = [one.put_back() for one in held][:num_parameters]
-        for module, own in buffers:
-            vars(module)["_buffers"].update(own)
-        for p, grad, values in gradients:
-            if values is not None:
-                values.put_back()
-            p.grad = grad
-        for module, training in modes.items():
-            module.training = training
-        _set_random_state(randomness)
-    if any(changed):
+    if told.changed:
         msg = "`backward` changed the parameters: it must end before `optimizer.step()`; they were put back"
         raise ValueError(msg)
 
@@ -122,45 +101,8 @@ def thinned(gradients: Gradients, copies: int) -> Gradients:
     return {name: x.reshape(-1)[::every].clone() for name, x in gradients.items()}
 
 
-class _Held:
-    """A tensor and a copy of what it held."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.x, self.version = x, x._version
-        self.values = x.detach().clone()
-
-    @torch.no_grad()
-    def put_back(self) -> bool:
-        """Copy the values back if they have changed; whether they had."""
-        x, values = self.x.detach(), self.values
-        if x.layout != torch.strided:  # a sparse gradient
-            changed = x._version != self.version
-        else:  # not by its version: what is done to `p.data` leaves no trace there
-            changed = not bool(((x == values) | ((x != x) & (values != values))).all())  # noqa: PLR0124
-        if changed:
-            x.copy_(values)
-        return changed
-
-
 def _held_mode(module: nn.Module) -> Callable[..., nn.Module]:
     def train(mode: bool = True) -> nn.Module:  # noqa: ARG001
         return module
 
     return train
-
-
-def _random_state() -> tuple[Any, ...]:
-    numpy = sys.modules.get("numpy")
-    drawn = numpy.random.get_state() if numpy else None
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    return random.getstate(), drawn, torch.get_rng_state(), cuda
-
-
-def _set_random_state(state: tuple[Any, ...]) -> None:
-    python, drawn, cpu, cuda = state
-    random.setstate(python)
-    if drawn is not None:
-        sys.modules["numpy"].random.set_state(drawn)
-    torch.set_rng_state(cpu)
-    if cuda is not None:
-        torch.cuda.set_rng_state_all(cuda)

@@ -1,0 +1,112 @@
+"""Calls before and after the whole of a step, whatever else hangs on the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from truestep.core._hooks import check_hooks, inside_step, not_compiled, skipped_by_compiler
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Call = Callable[[], None]
+
+
+def _nothing() -> None:
+    """What a control does that has nothing to do there."""
+
+
+class Around:
+    """Step hooks of a control; a subclass's step that calls its base's is one step, and torch.compile leaves them be.
+
+    Args:
+        optimizer: The user's optimizer; it stays the object that schedulers, scalers and trainers know.
+        before: Called ahead of the step.
+        ready: Called when the gradients are there: after `before`, or after a closure's first evaluation.
+        first: Called behind the step, ahead of the hooks of everybody who came before: they see what it leaves.
+        last: Called behind the step and everybody else.
+
+    Raises:
+        ValueError: If the optimizer takes no step hooks (the message names the inner one to pass).
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+        >>> around = Around(optimizer, before=lambda: print("before"), last=lambda: print("last"))
+        >>> optimizer.step()
+        before
+        last
+        >>> around.close()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        before: Call = _nothing,
+        ready: Call = _nothing,
+        first: Call = _nothing,
+        last: Call = _nothing,
+    ) -> None:
+        check_hooks(optimizer)
+        self._optimizer, self._depth = optimizer, 0
+        self._before, self._ready = before, ready
+        self._handles = self._hooked(first, last)
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _hooked(self, first: Call, last: Call) -> tuple[RemovableHandle, ...]:
+        begin, first, last = map(not_compiled, (self._begin, first, last))
+
+        def before(optimizer: Optimizer, args: Any, kwargs: Any) -> Arguments | None:
+            return begin(optimizer, args, kwargs)
+
+        def behind(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+            if self._depth == 1:
+                first()
+
+        def behind_all(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+            self._depth -= 1
+            if self._depth == 0:
+                last()
+
+        pre, post = self._optimizer.register_step_pre_hook, self._optimizer.register_step_post_hook
+        one, two, three = (pre(skipped_by_compiler(before)), *map(post, map(skipped_by_compiler, (behind, behind_all))))
+        hooks: Any = self._optimizer._optimizer_step_post_hooks  # pyright: ignore[reportPrivateUsage]
+        hooks.move_to_end(two.id, last=False)
+        return one, two, three
+
+    def _begin(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        if self._depth and inside_step(optimizer):
+            self._depth += 1
+            return None
+        self._depth = 1  # also where a step before ended in an exception
+        hooks: Any = optimizer._optimizer_step_post_hooks  # pyright: ignore[reportPrivateUsage]
+        hooks.move_to_end(self._handles[-1].id)  # here: while torch goes through its hooks they cannot be moved
+        self._before()
+        if callable(kwargs.get("closure")):
+            return args, {**kwargs, "closure": self._noticed(kwargs["closure"])}
+        if len(args) > 1 and callable(args[1]):  # args[0] is the optimizer
+            return (args[0], self._noticed(args[1]), *args[2:]), kwargs
+        self._ready()
+        return None
+
+    def _noticed(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """The closure, calling `ready` after its first evaluation."""
+        ready: Call | None = not_compiled(self._ready)
+
+        def evaluate() -> Any:
+            nonlocal ready
+            loss = closure()
+            if ready is not None:
+                ready()
+                ready = None
+            return loss
+
+        return evaluate

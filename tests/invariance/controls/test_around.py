@@ -1,0 +1,86 @@
+"""Calls around a step come in their order, once a step."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from truestep.invariance.controls._around import Around
+
+
+class Outer(SGD):
+    """A rule that calls its base's step, which carries the hooks too."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+def around(optimizer: SGD, calls: list[str]) -> Around:
+    def note(name: str) -> Any:
+        return lambda: calls.append(name)
+
+    return Around(optimizer, before=note("before"), ready=note("ready"), first=note("first"), last=note("last"))
+
+
+@pytest.mark.parametrize("rule", [SGD, Outer])
+def test_each_call_comes_once_a_step_and_around_the_others(rule: Any) -> None:
+    calls: list[str] = []
+    optimizer = rule([nn.Parameter(torch.ones(1))], lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: calls.append("other"))
+    control = around(optimizer, calls)
+    optimizer.register_step_post_hook(lambda *_: calls.append("later"))
+    order = ["before", "ready", "first", "other", "later", "last"]
+    optimizer.step()
+    if rule is SGD:
+        assert calls == order
+    else:
+        assert [call for call in calls if call not in ("other", "later")] == ["before", "ready", "first", "last"]
+    control.close()
+    calls.clear()
+    optimizer.step()
+    assert set(calls) <= {"other", "later"}
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_with_a_closure_the_gradients_are_ready_after_its_first_evaluation(keyword: bool) -> None:
+    calls: list[str] = []
+    optimizer = torch.optim.LBFGS([nn.Parameter(torch.ones(2))], max_iter=3)
+    around(optimizer, calls)  # type: ignore[arg-type]
+
+    def closure() -> Any:
+        calls.append("closure")
+        optimizer.zero_grad()
+        loss = optimizer.param_groups[0]["params"][0].square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure=closure) if keyword else optimizer.step(closure)
+    assert calls[:3] == ["before", "closure", "ready"]
+    assert calls.count("closure") > 1
+    assert calls.count("ready") == 1
+    assert calls[-2:] == ["first", "last"]
+
+
+def test_a_step_that_failed_does_not_confuse_the_next() -> None:
+    calls: list[str] = []
+    optimizer = SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    around(optimizer, calls)
+
+    def fails() -> Any:
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        optimizer.step(fails)
+    optimizer.step()
+    assert calls == ["before", "before", "ready", "first", "last"]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_wrapper_is_refused() -> None:
+    class Wrapper:
+        optimizer = SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+
+    with pytest.raises(ValueError, match=r"`\.optimizer`"):
+        Around(Wrapper())  # type: ignore[arg-type]

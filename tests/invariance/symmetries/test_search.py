@@ -1,0 +1,35 @@
+"""A candidate that is no symmetry is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from truestep.invariance.symmetries._probe import Row
+from truestep.invariance.symmetries._search import FALL, Rows, _falls
+
+
+def rows(*wg: tuple[float, ...], size: float = 1.0) -> Rows:
+    return Rows.of([Row(torch.tensor(x).double(), torch.full((len(x),), size).double()) for x in wg])
+
+
+def test_a_residual_is_relative_to_the_natural_sizes_and_a_cancellation_to_the_terms() -> None:
+    found = rows((0.3, -0.1), (0.3, -0.1))
+    assert found.residual((1, 1)) == pytest.approx(0.2 / 2**0.5)
+    assert found.cancelled((1, 1)) == pytest.approx(0.2 / 0.1**0.5)
+    assert found.cancelled((1, 3)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_rows_are_measured_by_their_own_sizes() -> None:
+    assert rows((3e8, 1e8), size=1e9).residual((1, 0)) == pytest.approx(rows((0.3, 0.1)).residual((1, 0)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "passes"),
+    [(1e-2, 1e-2 / 16**2, True), (1e-2, 1e-2 / 16, False), (1e-2, 1e-2, False), (1e-7, 1e-6, True), (0.5, 1e-6, True)],
+)
+def test_a_residual_must_fall_with_the_square_of_the_scale_or_be_rounding(
+    before: float, after: float, passes: bool
+) -> None:
+    assert _falls(rows((before,)), rows((after,)), (1,), 1e-5) is passes
+    assert 1 / 16**2 < FALL < 1 / 16
