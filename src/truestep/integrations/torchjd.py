@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from truestep.multitask._dynamic_task_priority import DynamicTaskPriority
-from truestep.multitask.balancing._normalize import Normalize, normalized
 from truestep.multitask._rule import AbstractRule, Readings
 from truestep.multitask._surgery import Surgery
+from truestep.multitask.balancing._normalize import Normalize, normalized
 
 if TYPE_CHECKING:
     from torchjd.aggregation import Weighting as AnyWeighting
