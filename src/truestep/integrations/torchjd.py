@@ -102,6 +102,9 @@ class Scalarized(Scalarizer):
         if rule.reads != "losses":
             msg = f"`rule` must read losses alone; {type(rule).__name__} reads gradients: give it to a Balancer"
             raise ValueError(msg)
+        if rule.kpis:
+            msg = f"`rule` must be told nothing but losses; {type(rule).__name__} needs balancer.kpi: use a Balancer"
+            raise ValueError(msg)
         if num_tasks is not None and not rule.tasks:
             rule.start(tuple(str(i) for i in range(num_tasks)))
         self.rule = rule

@@ -97,6 +97,7 @@ class DynamicTaskPriority(AbstractRule):
         Guo, Haque, Huang, Yeung, Fei-Fei, "Dynamic Task Prioritization for Multitask Learning", ECCV 2018.
     """
 
+    kpis = True
     positive = False
     _kpis: Tensor
 

@@ -50,6 +50,7 @@ class AbstractRule(Kept, ABC):
     """
 
     reads: Reads = "losses"  # what `weigh` needs of the gradients
+    kpis: bool = False  # whether it reads what `balancer.kpi` tells
     positive: bool = True  # whether it divides by losses: then a negative one is refused
 
     def __init__(self) -> None:
@@ -90,8 +91,9 @@ class AbstractRule(Kept, ABC):
         Raises:
             ValueError: The rule reads gradients, which values do not show.
         """
-        if self.reads != "losses":
-            msg = f"{type(self).__name__} reads the tasks' gradients: give it to a Balancer, and split the features"
+        if self.reads != "losses" or self.kpis:
+            what = "KPIs" if self.kpis else "the tasks' gradients"
+            msg = f"{type(self).__name__} reads {what}: give it to a Balancer, and split the features"
             raise ValueError(msg)
         if not self.tasks:
             self.start(tuple(str(i) for i in range(len(values))))

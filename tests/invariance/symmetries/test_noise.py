@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from truestep.invariance.symmetries._noise import FAN, JITTER, SHIFT, STRETCH, Noise
+from truestep.invariance.symmetries._noise import FAN, JITTER, MOST, SHIFT, STRETCH, Noise
 
 
 def filled(w: Tensor, seed: int = 0, factor: float = 1.0) -> Tensor:
@@ -20,7 +20,7 @@ def rms(x: Tensor) -> float:
 
 def test_a_constant_positive_tensor_stays_positive_and_near() -> None:
     for seed in range(50):
-        p = filled(torch.full((30,), 2.0), seed) / 2.0
+        p = filled(torch.full((30,), 0.5), seed) / 0.5
         scale = torch.e**JITTER
         assert p.min() > (1 - STRETCH - SHIFT) / scale
         assert p.max() < (1 + STRETCH + SHIFT) * scale
@@ -31,9 +31,10 @@ def test_zeros_are_filled_and_small_weights_brought_to_an_ordinary_size() -> Non
         assert 0.5 < rms(filled(w)) / (FAN * 20**-0.5) < 2.0
 
 
-def test_an_ordinary_weight_keeps_its_size() -> None:
-    w = 3.0 * torch.randn(50, 20)
+def test_an_ordinary_weight_keeps_its_size_and_a_large_one_does_not() -> None:
+    w = 0.2 * torch.randn(50, 20)
     assert 0.5 < rms(filled(w)) / rms(w) < 2.0
+    assert 0.5 < rms(filled(1e3 * w)) / (MOST * FAN * 20**-0.5) < 2.0
 
 
 def test_the_factor_is_exact() -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from truestep.lab import Measurement, Verdict
-from truestep.lab._digits import digits
+from truestep.lab._digits import Digits, digits
 from truestep.lab._ensemble import draw_ensemble, repeated
+from truestep.lab.claims import small_lr_generalizes as module
 from truestep.lab.claims.small_lr_generalizes import (
     ARMS,
     NETS,
@@ -66,6 +67,27 @@ def test_each_net_learns_its_own_problem_at_its_own_lr() -> None:
     train(nets, problems, [1.0, 0.0] * 3, (3,), torch.Generator().manual_seed(0))
     assert torch.equal(nets.hidden[0][1::2], start.hidden[0])  # lr 0: neither gradient nor decay
     assert not torch.isclose(nets.hidden[0][::2], start.hidden[0]).all()
+
+
+def test_a_net_sees_the_images_of_its_own_problem_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = [
+        Digits(torch.full((size, 64), float(i)), torch.full((size,), i), torch.zeros(1, 64), torch.zeros(1).long())
+        for i, size in enumerate((30, 10, 20))
+    ]
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(module, "sgd_step", lambda nets, x, y, lr, decay: seen.append(torch.stack([x[:, :, 0], y])))
+    nets = draw_ensemble(6, (8,), torch.Generator().manual_seed(0))
+    train(nets, problems, [1.0] * 6, (5,), torch.Generator().manual_seed(0))
+    own = torch.arange(3.0).repeat_interleave(2)[:, None]  # two nets of each problem
+    assert all((found == own).all() for found in seen)
+
+
+def test_nets_are_dealt_out_to_the_arms_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "accuracies", lambda nets, problems: [[0.25, 0.75] * NETS for _ in problems])
+    measured = run(0, "cpu", short=(1,), long=(1,))
+    for name in PROBLEMS:
+        assert measured[f"{name}_large"] == measured[f"{name}_large_long"] == 0.25
+        assert measured[f"{name}_same"] == measured[f"{name}_small"] == 0.75
 
 
 def test_a_short_run_measures_every_arm_of_every_problem() -> None:

@@ -237,3 +237,67 @@ def test_kpis_are_averaged_until_the_next_update_and_must_be_shares() -> None:
     for bad in (-0.1, 1.5, torch.nan):
         with pytest.raises(ValueError, match=r"the KPI of 'a' must be in \[0, 1\]"):
             balancer.kpi({"b": 0.5, "a": bad})
+
+
+@pytest.mark.parametrize("normalize", ["budget", "sum"])
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_task_that_appears_on_a_held_step_is_weighed_at_once_beside_the_others(
+    accumulate: int, normalize: Any
+) -> None:
+    model = net()
+    balancer = Balancer(GradNorm(0.0), "abc", update_every=100, accumulate=accumulate, normalize=normalize)
+    for _ in range(2):
+        step(model, balancer, *batch(tasks="ab"))
+    before = balancer.report.weights
+    x, y = batch()
+    norms = true_norms(model, x, y)
+    for _ in range(2):
+        step(model, balancer, x, y)
+        after = balancer.report.weights
+        assert {task: after[task] for task in "ab"} == {task: before[task] for task in "ab"}
+        assert after["c"] * norms["c"] == pytest.approx(after["a"] * norms["a"], rel=1e-12)
+
+
+def test_a_bad_loss_is_refused_on_a_step_that_is_not_measured_too() -> None:
+    model = net()
+    balancer = Balancer(GradNorm(1.0), "abc", update_every=100)
+    x, y = batch()
+    step(model, balancer, x, y)
+    for bad in (math.nan, math.inf, -1.0):
+        losses = model.losses(balancer.split(model.trunk(x)), y)
+        with pytest.raises(ValueError, match="the loss of task 'b' is"):
+            balancer.total(losses | {"b": losses["b"] * 0 + bad})
+
+
+def test_a_head_that_reads_the_features_beside_its_view_is_refused() -> None:
+    model = net()
+    balancer = Balancer(GradNorm(1.0), "abc")
+    x, y = batch()
+    z = model.trunk(x)
+    losses = model.losses(balancer.split(z), y)
+    with pytest.raises(ValueError, match="'a' reads the features beside"):
+        balancer.total(losses | {"a": losses["a"] + z.square().mean()})
+
+
+def test_a_validation_pass_between_split_and_total_takes_nothing_away() -> None:
+    model = net()
+    balancer = Balancer(GradNorm(1.0), "abc")
+    x, y = batch()
+    losses = model.losses(balancer.split(model.trunk(x)), y)
+    with torch.no_grad():
+        balancer.total(model.losses(balancer.split(model.trunk(x)), y))
+    balancer.total(losses).backward()
+    assert balancer.report.updates == 1
+
+
+@pytest.mark.parametrize("rule", [GradNorm, "gradnorm", None])
+def test_what_is_no_rule_is_refused_in_one_line(rule: Any, unchecked: None) -> None:
+    with pytest.raises(ValueError, match="`rule` must be a rule such as"):
+        Balancer(rule, "ab")
+
+
+def test_kpis_told_to_a_rule_that_reads_none_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    balancer = Balancer(GradNorm(1.0), "ab")
+    for _ in range(2):
+        balancer.kpi({"a": 0.5})
+    assert capsys.readouterr().err.count("GradNorm reads no KPIs") == 1

@@ -13,6 +13,7 @@ STRETCH, SHIFT = 0.5, 0.3  # elementwise, in units of the weight and of its rms:
 JITTER = 0.5  # of the logarithm of a tensor's scale
 SMALL = 0.3  # rms below which a vector is brought up to it
 FAN = 0.5  # the same for a matrix, over sqrt(fan in): about torch's own initialisation
+MOST = 3.0  # how many times that a tensor may have: larger ones saturate softmax and loss, and others' gradients vanish
 EXTRA = 1 << 14  # how many places there are in the pool to start at
 
 
@@ -34,8 +35,9 @@ class Noise:
     def fill(self, p: Tensor, w: Tensor, factor: float, generator: torch.Generator) -> None:
         """Set `p` to random weights near `w` times `factor`; signs stay where a tensor has one sign.
 
-        A tensor of zeros is filled, a small one brought to an ordinary size: there no gradient drowns in rounding and
-        no norm layer's eps rules. What the weights' own size does to a symmetry is measured apart.
+        A tensor of zeros is filled, a small or large one brought to an ordinary size: there no gradient drowns in
+        rounding, no softmax is saturated and no norm layer's eps rules. What the weights' own size does to a symmetry
+        is measured apart.
         """
         kind, rms = (w.device, w.dtype), self._rms[id(w)]
         starts = torch.randint(EXTRA, (2,), generator=generator).tolist()
@@ -48,5 +50,5 @@ class Noise:
         if rms == 0.0:
             torch.mul(shift, scale * least * 3**0.5, out=p)
         else:
-            scale *= max(1.0, least / rms)
+            scale *= min(max(least, rms), MOST * least) / rms
             torch.mul(shift, SHIFT * rms * scale, out=p).addcmul_(w, stretch, value=scale)

@@ -141,7 +141,8 @@ def judge(measurements: Sequence[Measurement]) -> Judgement:
 def told(measurements: Sequence[Measurement]) -> str:
     """The reason, with the numbers in it."""
     least = [f"{min(scalars(measurements, f'{name}_late')):.2g}" for name in LRS]
-    exponent = [f"{t_interval(scalars(measurements, f'{name}_exponent')).mean:.2g}" for name in LRS]
+    exponent = {name: t_interval(scalars(measurements, f"{name}_exponent")) for name in LRS}
+    calm = ", ".join(name for name in LRS if exponent[name].high < CHAOS)
     free = max(max(scalars(measurements, f"{name}_free_late")) for name in LRS)
     stuck = [name for name in LRS if max(scalars(measurements, f"{name}_underflows")) > 0]
     lowest = [f"1e{t_interval(scalars(measurements, f'{name}_lowest')).mean:.0f}" for name in stuck]
@@ -151,9 +152,9 @@ def told(measurements: Sequence[Measurement]) -> str:
     )
     return (
         f"Decay {WEIGHT_DECAY:g}, lr {', '.join(LRS)}: late in the run the loss still rises to {', '.join(least)} or"
-        f" more; a difference grows by {', '.join(exponent)} nats per time scale 1/(lr · decay), so that it is chaos"
-        f" only above {CHAOS:g}, else a circling without end. Without decay the loss stays below {free:.0e} at every"
-        " lr." + (underflow if stuck else "")
+        f" more; a difference grows by {', '.join(f'{found.mean:.2g}' for found in exponent.values())} nats per time"
+        f" scale 1/(lr · decay){f', so at lr {calm} it circles without chaos' if calm else ''}. Without decay"
+        f" the loss stays below {free:.0e} at every lr.{underflow if stuck else ''}"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch._compile import (
     _disable_dynamo as not_compiled,  # pyright: ignore[reportPrivateUsage]  # as torch.compiler.disable, with no import
@@ -95,6 +95,9 @@ class Balancer(Kept):
         super().__init__()
         self.tasks = (*tasks,)
         _check(self.tasks, normalize, update_every, accumulate)
+        if not isinstance(rule, AbstractRule):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"`rule` must be a rule such as GradNorm(alpha=0.5), built; found {rule!r}"
+            raise ValueError(msg)
         rule.start(self.tasks)
         self.update_every, self.accumulate = update_every, accumulate
         gauge = Gauge(self.tasks, what_to_read(rule, normalize, gram=gram), layer)
@@ -104,6 +107,7 @@ class Balancer(Kept):
         self._window: TaskSums | None = None  # what the window has shown so far
         self._done, self._micro = 0, 0  # windows, micro-batches of this one
         self._sum = WeightedSum(self.tasks)
+        self._unseen = set(self.tasks)  # never weighed
         self._warned = False
 
     @property
@@ -125,9 +129,11 @@ class Balancer(Kept):
         Args:
             z: A tensor, or tensors in lists, tuples and dicts (feature pyramids); what needs no gradient is passed on.
         """
-        apart = torch.is_grad_enabled() and self._due() and self.weigher.gauge.reads != "losses"
+        training = torch.is_grad_enabled()
+        apart = training and (self._due() or bool(self._unseen)) and self.weigher.gauge.reads != "losses"
         split = Split(z, self.tasks, apart=apart)
-        self._split = split if torch.is_grad_enabled() else None
+        if training:  # a validation pass between `split` and `total` takes nothing away
+            self._split = split
         return split.views
 
     @not_compiled
@@ -153,7 +159,9 @@ class Balancer(Kept):
         for argument, given in (("losses", losses), ("mask", mask), ("count", count)):
             check_names(given, self.tasks, argument)
         check_shapes(losses, mask)
-        split, self._split = self._split, None
+        split = None
+        if torch.is_grad_enabled():
+            split, self._split = self._split, None
         self._follow(losses, split)
         means = {task: mean_loss(loss, mask.get(task)) for task, loss in losses.items()}
         values = {task: mean for task, (mean, _) in means.items()}
@@ -161,9 +169,14 @@ class Balancer(Kept):
             return self._sum(values, self.weigher.weights, split)
         self.weigher.refusal.arrived()
         self._begin()
-        if self._due() and not self._is_frozen(split) and self._is_apart(split):
-            numbers = {task: number * count.get(task, 1) for task, (_, number) in means.items()}
-            self._measure(values, numbers, split)
+        numbers = {task: number * count.get(task, 1) for task, (_, number) in means.items()}
+        if not self._is_frozen(split) and self._is_apart(split):
+            if self._due():
+                self._measure(values, numbers, split)
+            if self.accumulate != 1 or not self._due():
+                self._welcome(values, numbers, split)
+        if not self._due() and not self.weigher.shared():
+            self.weigher.refuse_at_once(values)
         total = self._sum(values, self.weigher.weights, split)
         self._micro += 1
         if self._micro == self.accumulate:
@@ -189,6 +202,9 @@ class Balancer(Kept):
             ValueError: An unknown task, or a number outside [0, 1].
         """
         check_names(values, self.tasks, "values")
+        if not (self.rule.kpis or self._warned):
+            self._warned = True
+            warn(f"truestep: {type(self.rule).__name__} reads no KPIs; DynamicTaskPriority does")
         for task, value in values.items():
             if not 0.0 <= value <= 1.0:
                 msg = f"the KPI of {task!r} must be in [0, 1], 1 for a task that is solved; found {value}"
@@ -227,7 +243,7 @@ class Balancer(Kept):
         """At the first micro-batch of a window take the weights from the window before, if that was measured."""
         if self._micro == 0 and self._window is not None:
             window, self._window = self._window, None
-            self.weigher.update(window.to(self.weigher.weights.device))
+            self._weighed(self.weigher.update(window.to(self.weigher.weights.device)))
 
     def _follow(self, losses: Mapping[str, Tensor], split: Split | None) -> None:
         """Move to the losses' device, and check that gradients can be had."""
@@ -237,7 +253,8 @@ class Balancer(Kept):
             else next((x.device for x in losses.values()), self.weigher.weights.device)
         )
         if device != self.weigher.weights.device:
-            self.to(device)
+            with torch.inference_mode(False):  # else a validation pass would make the state one of inference for good
+                self.to(device)
         if split is not None:
             split.check()
         elif (
@@ -261,14 +278,32 @@ class Balancer(Kept):
             values, counted(numbers, self.tasks, self.weigher.weights.device), split, alone=self._alone()
         )
         if self.accumulate == 1:
-            self.weigher.update(self._gathered(sums))
+            self._weighed(self.weigher.update(self._gathered(sums)))
             return
         if not self.weigher.shared():  # where ranks share it, all say so together at the window's end
             with self._dropped():
                 self.weigher.refuse(sums)
         self._window = sums if self._window is None else self._window.to(sums.loss.device) + sums
         if self._done == self._micro == 0:
-            self.weigher.update(self._gathered(sums, provisional=True), provisional=True)
+            self._weighed(self.weigher.update(self._gathered(sums, provisional=True), provisional=True))
+
+    def _welcome(self, values: Mapping[str, Tensor], numbers: Mapping[str, Number], split: Split | None) -> None:
+        """Weigh a task that was never weighed as soon as it appears, also on a step that is not measured.
+
+        Else it would go backward in its own unit until the next update. The others keep their weights. On several
+        ranks nobody knows what the others see: there it waits for the update.
+        """
+        fresh = [task for task in values if task in self._unseen]
+        gauge = self.weigher.gauge
+        if not fresh or self.weigher.shared() or (gauge.weights is not None and gauge.reads == "gram"):
+            return
+        sums = gauge(values, counted(numbers, self.tasks, self.weigher.weights.device), split, alone=True)
+        self._weighed(self.weigher.welcome(sums, fresh))
+
+    def _weighed(self, active: Bool[Tensor, " tasks"]) -> None:
+        """Note who has a weight of its own now; waits for the device until everyone has."""
+        if self._unseen:
+            self._unseen -= {task for task, there in zip(self.tasks, active.tolist(), strict=True) if there}
 
     def _gathered(self, sums: TaskSums, *, provisional: bool = False) -> TaskSums:
         with self._dropped():
@@ -295,6 +330,7 @@ class Balancer(Kept):
         vectors = self.weigher.gauge.vectors.sum
         return {
             "place": [self._done, self._micro],
+            "unseen": sorted(self._unseen),
             "window": window,
             "vectors": None if vectors is None or window is None else vectors.clone(),
             "scaled": self.weigher.gauge.loss_scale.found,
@@ -303,6 +339,7 @@ class Balancer(Kept):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on where the state was taken."""
         self._done, self._micro = state["place"]
+        self._unseen = set(state["unseen"])
         self._window = None if state["window"] is None else TaskSums(self.tasks, **state["window"])
         self.weigher.gauge.vectors.sum = (
             None if state["vectors"] is None else state["vectors"].clone()

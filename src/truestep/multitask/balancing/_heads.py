@@ -42,7 +42,7 @@ def check_own_views(losses: Mapping[str, Tensor], split: Split, fresh: Iterable[
     for task in fresh:
         others = [other for other in split.inputs if other != task]
         at = [x for other in others for x in split.inputs[other]]
-        if not (losses[task].requires_grad and at):
+        if not losses[task].requires_grad:
             continue
         found = gradients([losses[task]], at, None)
         graph = nodes([losses[task]])
@@ -58,6 +58,19 @@ def check_own_views(losses: Mapping[str, Tensor], split: Split, fresh: Iterable[
         if read:
             msg = f"the loss of {task!r} was computed from views[{read[0]!r}]: each loss must read its own view alone"
             raise ValueError(msg)
+        if not compiled and _reads_beside(graph, split, task):
+            msg = f"the loss of {task!r} reads the features beside views[{task!r}]: give its head the view alone"
+            raise ValueError(msg)
+
+
+def _reads_beside(graph: Sequence[Any], split: Split, task: str) -> bool:
+    """Whether another node than the view takes the features; of several tensors one may be made from another."""
+    (z, *more), views = split.features, {x.grad_fn for own in split.inputs.values() for x in own}
+    if more or z.grad_fn is None or not {x.grad_fn for x in split.inputs[task]} & set(graph):
+        return False
+    source = (z.grad_fn, z.output_nr)
+    takers = [node for node in graph if source in node.next_functions and node not in views]
+    return any("DDPSink" not in node.name() for node in takers)  # that takes all that a wrapped model gives
 
 
 def gradients(

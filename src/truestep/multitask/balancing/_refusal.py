@@ -47,9 +47,12 @@ class Refusal:
 
     def _refuse(self, told: Tensor) -> None:
         i = int(told[0].argmax())
-        value = told[1, i].item()
+        self.refuse(self._tasks[i], told[1, i].item())
+
+    def refuse(self, task: str, value: float) -> None:
+        """Raise the ValueError that says what is wrong with this loss."""
         negative = f"; {self._rule} divides by it: give a loss that is not negative" if -math.inf < value < 0 else ""
-        msg = f"the loss of task {self._tasks[i]!r} is {value:g}{negative or ', not a number to balance'}"
+        msg = f"the loss of task {task!r} is {value:g}{negative or ', not a number to balance'}"
         raise ValueError(msg)
 
     def __getstate__(self) -> tuple[Sequence[str], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from truestep.multitask._kept import Kept
-from truestep.multitask._rule import AbstractRule, PerTask, Readings, Reads, everyone
+from truestep.multitask._rule import AbstractRule, PerTask, Readings, Reads, everyone, only
 from truestep.multitask.balancing._gauge import Gauge
 from truestep.multitask.balancing._initial import InitialLosses
 from truestep.multitask.balancing._known import Known
@@ -72,8 +72,11 @@ class Weigher(Kept):
         return sums
 
     @torch.no_grad()
-    def update(self, sums: TaskSums, *, provisional: bool = False) -> None:
-        """Set the weights from the gathered sums of a window; a provisional update leaves no other trace."""
+    def update(self, sums: TaskSums, *, provisional: bool = False) -> Bool[Tensor, " tasks"]:
+        """Set the weights from the gathered sums of a window; a provisional update leaves no other trace.
+
+        Returns the tasks that it weighed.
+        """
         losses, norms = sums.losses, sums.norms
         active = self._active(losses, norms)
         start = self.initial.after(losses, active)
@@ -84,6 +87,32 @@ class Weigher(Kept):
         self.known.keep(seen, self.weights, counts=not provisional)
         if not provisional:
             self.initial.keep(*start)
+        return active
+
+    @torch.no_grad()
+    def welcome(self, sums: TaskSums, fresh: Sequence[str]) -> Bool[Tensor, " tasks"]:
+        """Set the weights of the tasks in `fresh` alone, from one micro-batch, and leave no other trace.
+
+        In proportion to the others, which keep theirs.
+        """
+        before = self.weights.clone()
+        weighed = self.update(self.gathered(sums, alone=True, provisional=True), provisional=True)
+        mine = torch.tensor([task in fresh for task in self.rule.tasks], device=before.device)
+        others = ~mine & (sums.count > 0)
+        factor = only(others, before).sum() / only(others, self.weights).sum()
+        known = (factor > 0) & (factor < torch.inf)  # not where the others are absent
+        factor = torch.where(known, factor, 1.0) if self.normalize != "none" else torch.ones_like(factor)
+        self.weights.copy_(torch.where(mine, self.weights * factor, before))
+        return weighed & mine
+
+    def refuse_at_once(self, losses: Mapping[str, Tensor]) -> None:
+        """The same on a step that is not measured, of one process on the CPU, where looking costs no waiting."""
+        for task, loss in losses.items():
+            if loss.device.type != "cpu":
+                return
+            value = loss.item()
+            if not math.isfinite(value) or (value < 0 and self.rule.positive):
+                self.refusal.refuse(task, value)
 
     def _active(self, losses: PerTask, norms: PerTask) -> Bool[Tensor, " tasks"]:
         """Tasks to weigh: a loss that can be balanced, and a gradient other than zero where one was measured."""
