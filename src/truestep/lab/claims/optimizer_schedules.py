@@ -175,12 +175,12 @@ def judge(measurements: Sequence[Measurement]) -> Judgement:
 
 
 def plot(measurements: Sequence[Measurement]) -> Figure:
-    """Left the effective lr over its start, right the angle of a step."""
+    """Left the effective lr over its start, right the angle of a step; five seeds."""
     figure, (left, right) = panels(2)
     steps = [step + 1 for step in curves(measurements, "step")[0]]
     for name, arm in ARMS.items():
         for axis, course in ((left, "curve"), (right, "turned")):
-            for i, values in enumerate(curves(measurements, f"{name}_{course}")):
+            for i, values in enumerate(curves(measurements, f"{name}_{course}")[:5]):
                 axis.plot(steps, values, color=arm.color, lw=0.8, alpha=0.6, label=arm.label if i == 0 else None)
     left.set(ylabel="effective lr / that at the start")
     right.set(ylabel="angle of a step, rms over units, rad")

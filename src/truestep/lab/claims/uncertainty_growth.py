@@ -125,11 +125,11 @@ def reason(interval: dict[str, Interval], numbers: dict[str, float]) -> str:
 
 
 def plot(measurements: Sequence[Measurement]) -> Figure:
-    """The effective rate w eta h over the steps, by what remains of the loss; decades off on the toy."""
+    """The effective rate w eta h over the steps, by what remains of the loss, three seeds; decades off on the toy."""
     figure, axes = panels(3)
     for axis, (name, lr) in zip(axes, S_LRS.items(), strict=False):
         for c, color in zip(REMAINS, PALETTE, strict=False):
-            for i, curve in enumerate(curves(measurements, f"{name}_{c:g}_curve")):
+            for i, curve in enumerate(curves(measurements, f"{name}_{c:g}_curve")[:3]):
                 steps = [STEPS * j / len(curve) for j in range(len(curve))]
                 axis.plot(steps, curve, color=color, lw=0.6, label=None if i else f"c = {c:g}")
         axis.axhline(TOO_LARGE, color=GREY, lw=0.8, ls=":")
