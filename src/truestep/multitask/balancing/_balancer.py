@@ -155,27 +155,28 @@ class Balancer(Kept):
             ValueError: An unknown task; a loss that is not finite, or negative under a rule that divides by it; a rule
                 that reads gradients where the features were not split; a head that reads another's view.
         """
-        mask, count = mask or {}, count or {}
-        for argument, given in (("losses", losses), ("mask", mask), ("count", count)):
-            check_names(given, self.tasks, argument)
-        check_shapes(losses, mask)
+        check_names(losses, self.tasks, "losses")
+        check_names(mask or (), self.tasks, "mask")
+        check_names(count or (), self.tasks, "count")
+        check_shapes(losses, mask or {})
         split = None
         if torch.is_grad_enabled():
             split, self._split = self._split, None
         self._follow(losses, split)
-        means = {task: mean_loss(loss, mask.get(task)) for task, loss in losses.items()}
+        means = {task: mean_loss(loss, mask.get(task) if mask else None) for task, loss in losses.items()}
         values = {task: mean for task, (mean, _) in means.items()}
         if not torch.is_grad_enabled():
             return self._sum(values, self.weigher.weights, split)
         self.weigher.refusal.arrived()
         self._begin()
-        numbers = {task: number * count.get(task, 1) for task, (_, number) in means.items()}
-        if not self._is_frozen(split) and self._is_apart(split):
-            if self._due():
+        due = self._due()
+        if (due or self._unseen) and not self._is_frozen(split) and self._is_apart(split):
+            numbers = {task: number * (count.get(task, 1) if count else 1) for task, (_, number) in means.items()}
+            if due:
                 self._measure(values, numbers, split)
-            if self.accumulate != 1 or not self._due():
+            if self.accumulate != 1 or not due:
                 self._welcome(values, numbers, split)
-        if not self._due() and not self.weigher.shared():
+        if not due and not self.weigher.shared():
             self.weigher.refuse_at_once(values)
         total = self._sum(values, self.weigher.weights, split)
         self._micro += 1
@@ -229,7 +230,7 @@ class Balancer(Kept):
 
     def _is_frozen(self, split: Split | None) -> bool:
         """Whether there is nothing to balance, since nothing below the split is trained; the first time a warning."""
-        frozen = self.weigher.gauge.reads != "losses" and split is not None and not split.features
+        frozen = split is not None and bool(split.inputs) and not split.features
         if frozen and not self._warned:
             self._warned = True
             warn("truestep: the features given to `split` need no gradient (a frozen trunk?): weights stay as they are")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import lru_cache
+from typing import Final
 
 import torch
 from jaxtyping import Bool, Float, Num
@@ -15,6 +16,7 @@ from truestep.multitask.balancing._measure import spread
 Loss = Float[Tensor, "..."]
 Mask = Bool[Tensor, "..."] | Num[Tensor, "..."]
 Number = int | float | Tensor
+_WIDE: Final = (torch.float32, torch.float64)
 
 
 def mean_loss(loss: Loss, mask: Mask | None) -> tuple[Float[Tensor, ""], Number]:
@@ -24,6 +26,8 @@ def mean_loss(loss: Loss, mask: Mask | None) -> tuple[Float[Tensor, ""], Number]
         >>> mean_loss(torch.tensor([1.0, torch.nan, 5.0]), torch.tensor([True, False, True]))[0]
         tensor(3.)
     """
+    if mask is None and loss.dim() == 0 and loss.dtype in _WIDE:
+        return loss, 1
     wide = torch.promote_types(loss.dtype, torch.float32)
     if loss.numel() == 0:
         return loss.sum(dtype=wide), 0  # no row of the batch is labelled

@@ -20,25 +20,40 @@ class Split:
     """
 
     def __init__(self, z: Any, tasks: tuple[str, ...], *, apart: bool) -> None:
-        parts, tree = tree_flatten(z)
+        self.views: dict[str, Any] = dict.fromkeys(tasks, z)
+        self.inputs: dict[str, list[Tensor]] = {}  # none where the views are not apart
+        self._z = z
+        self._features: list[Tensor] | None = None
+        self.in_half = False  # whether the heads may compute in float16
+        if apart:
+            self._part(tasks)
+
+    def _part(self, tasks: tuple[str, ...]) -> None:
+        parts, tree = tree_flatten(self._z)
         tracked = [isinstance(x, Tensor) and x.requires_grad for x in parts]
-        self.features: list[Tensor] = [x for x, ok in zip(parts, tracked, strict=True) if ok]
-        self.inputs: dict[str, list[Tensor]] = {}
-        self.views: dict[str, Any] = {} if apart else dict.fromkeys(tasks, z)
-        for task in tasks if apart else ():
+        for task in tasks:
             own = [x.view_as(x) if ok else x for x, ok in zip(parts, tracked, strict=True)]
             self.inputs[task] = [x for x, ok in zip(own, tracked, strict=True) if ok]
             self.views[task] = tree_unflatten(own, tree)
-        self.in_half = in_half(self.features)  # whether the heads may compute in float16
+        self.in_half = in_half(self.features)
         self._versions = [x._version for x in self.features]
 
     @property
+    def features(self) -> list[Tensor]:
+        """The tensors of `z` that are trained; looked for when needed, since held steps should cost nothing."""
+        if self._features is None:
+            self._features = [x for x in tree_flatten(self._z)[0] if isinstance(x, Tensor) and x.requires_grad]
+        return self._features
+
+    @property
     def device(self) -> torch.device | None:
-        """Where the features lie; None if nothing of them is trained."""
-        return self.features[0].device if self.features else None
+        """Where the views lie; None if they are not apart, or nothing of them is trained."""
+        return self.features[0].device if self.inputs and self.features else None
 
     def check(self) -> None:
         """See how the heads computed; raise a ValueError if they overwrote the features."""
+        if not self.inputs:
+            return
         self.in_half = self.in_half or in_half(self.features)
         if [x._version for x in self.features] != self._versions:
             msg = (
