@@ -11,7 +11,7 @@ from tests.invariance.symmetries.nets import CASES
 from truestep.invariance.symmetries._exponents import eliminated, readable, shortest
 
 
-@pytest.mark.parametrize("name", set(CASES) - {"MLP LN bias"})  # of two equally short generators there
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"MLP LN bias"}))  # of two equally short generators there
 @settings(max_examples=2)
 @given(seed=st.integers(0, 2**16))
 def test_generators_mixed_at_random_come_out_again(name: str, seed: int) -> None:
