@@ -29,6 +29,7 @@ def preserved(model: nn.Module) -> Generator[None, None, None]:
         ValueError: If the parameters were changed meanwhile (they are put back too).
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Dropout())
         >>> with preserved(model):
         ...     _ = model.eval().train()(torch.randn(4, 2)).sum().backward()
@@ -80,6 +81,7 @@ def taken(model: nn.Module) -> Gradients:
     """Take every `.grad` away, by parameter name; a parameter without one is left out.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1)
         >>> model(torch.ones(1, 2)).sum().backward()
         >>> sorted(taken(model)), model.bias.grad
