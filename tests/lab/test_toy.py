@@ -1,15 +1,14 @@
 """GradNorm's toy: its tasks, its net, a training against the same by hand; and the example that runs it."""
 
-import importlib.util
 import json
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.scripts import example
 from torch.nn.functional import mse_loss
 
 from truestep.lab import toy as lab_toy
@@ -108,14 +107,8 @@ def test_the_spread_of_a_course_is_that_of_the_logarithms_and_0_for_equal_rates(
 
 @pytest.fixture
 def script() -> Iterator[Any]:
-    spec = importlib.util.spec_from_file_location("example_gradnorm_toy", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with example("gradnorm_toy") as module:
+        yield module
 
 
 def options(tmp_path: Path, *more: str) -> list[str]:

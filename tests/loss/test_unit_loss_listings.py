@@ -1,13 +1,12 @@
 """What the source's two listings print, and the exponents of what they do not show."""
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.scripts import example
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "unit_loss.py"
 
@@ -27,14 +26,8 @@ EXPONENTS = {
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[Any]:
-    spec = importlib.util.spec_from_file_location("example_unit_loss", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with example("unit_loss") as module:
+        yield module
 
 
 def test_every_row_and_column_has_its_exponent(script: Any) -> None:

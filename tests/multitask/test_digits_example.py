@@ -1,25 +1,22 @@
 """The example on digits: real tasks in their own units."""
 
-import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.scripts import example
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "digits_tasks.py"
 
 
 @pytest.fixture(scope="module")
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("example_digits_tasks", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script() -> Iterator[Any]:
+    with example("digits_tasks") as module:
+        yield module
 
 
 def test_a_predictor_of_the_mean_has_an_error_near_one(script: Any) -> None:

@@ -20,7 +20,7 @@ def at(powers: list[int]) -> Tensor:
     return 10.0 ** torch.tensor(powers, dtype=torch.float64) * (0.5 + torch.rand(4, dtype=torch.float64))
 
 
-def close(found: Tensor, expected: Tensor | float) -> None:
+def assert_near(found: Tensor, expected: Tensor | float) -> None:
     torch.testing.assert_close(found, torch.as_tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
 
 
@@ -32,11 +32,11 @@ def test_budget_and_sum_keep_what_they_say_over_active_tasks_and_the_proportions
     raw, g, old = at(raws), at(norms), at(before)
     readings = seen(norms=g, weights=old, active=SOME)
     budget, total = normalized(raw, readings, "budget"), normalized(raw, readings, "sum")
-    close((budget * g)[SOME].sum(), g[SOME].sum())
-    close(step_factor(budget, g, SOME), 1.0)
-    close(total[SOME].sum(), old[SOME].sum())
+    assert_near((budget * g)[SOME].sum(), g[SOME].sum())
+    assert_near(step_factor(budget, g, SOME), 1.0)
+    assert_near(total[SOME].sum(), old[SOME].sum())
     for found in (budget, total):
-        close((found / raw)[SOME], (found / raw)[0].expand(3))
+        assert_near((found / raw)[SOME], (found / raw)[0].expand(3))
         assert found[2] == old[2]
 
 
@@ -46,14 +46,14 @@ def test_a_factor_of_the_rules_weights_or_of_all_norms_does_not_matter(one: int,
     raw, g = at([0, 1, 2, 3]), at([0, 2, 1, -1])
     for way in ("budget", "sum"):
         found = normalized(10.0**one * raw, seen(norms=10.0**other * g), way)
-        close(found, normalized(raw, seen(norms=g), way))
+        assert_near(found, normalized(raw, seen(norms=g), way))
 
 
 def test_the_weights_sum_stays_t_however_many_tasks_are_absent_from_each_update() -> None:
     weights = torch.ones(4, dtype=torch.float64)
     for _ in range(20):
         weights = normalized(at([0] * 4), seen(weights=weights, active=torch.rand(4) < 0.6), "sum")
-    close(weights.sum(), 4.0)
+    assert_near(weights.sum(), 4.0)
 
 
 def test_none_takes_the_rules_weights_as_they_are() -> None:
@@ -70,7 +70,7 @@ def test_what_is_not_active_may_be_anything_and_stays(way: Normalize, bad: float
     found = normalized(raw, seen(norms=g, weights=old, active=SOME), way)
     rest = normalized(raw[SOME], seen(norms=g[SOME], weights=old[SOME]), way)
     assert found[2] == 7.0
-    close(found[SOME], rest)
+    assert_near(found[SOME], rest)
 
 
 @pytest.mark.parametrize("way", ALL)
@@ -127,8 +127,8 @@ def test_the_trunk_factor_of_opposing_tasks_is_worked_out_by_hand() -> None:
 def test_parallel_gradients_have_one_factor_and_weights_of_one_have_the_factor_one() -> None:
     norms, weights = at([0, 1, 2, 1]), at([0] * 4)
     gram = torch.outer(norms, norms)
-    close(trunk_factor(weights, gram, SOME), step_factor(weights, norms, SOME))
-    close(trunk_factor(torch.ones_like(weights), gram, SOME), 1.0)
+    assert_near(trunk_factor(weights, gram, SOME), step_factor(weights, norms, SOME))
+    assert_near(trunk_factor(torch.ones_like(weights), gram, SOME), 1.0)
 
 
 def test_weighted_gradients_that_cancel_to_less_than_rounding_give_zero_and_not_nan() -> None:
@@ -144,7 +144,7 @@ def test_the_trunk_factor_reads_active_tasks_alone(bad: float) -> None:
     gram = vectors @ vectors.T
     expected = trunk_factor(weights[SOME], gram[SOME][:, SOME], SOME[SOME])
     gram[2, :] = gram[:, 2] = weights[2] = bad
-    close(trunk_factor(weights, gram, SOME), expected)
+    assert_near(trunk_factor(weights, gram, SOME), expected)
     assert trunk_factor(weights, torch.full_like(gram, torch.nan), SOME).isnan()
 
 

@@ -25,7 +25,9 @@ def check(refusal: Refusal, losses: list[float], good: list[bool], count: list[f
 
 
 def test_good_losses_pass() -> None:
-    check(Refusal(TASKS, "UnitNorm"), [1.0, 0.0, 1e300], [True, True, True])
+    refusal = Refusal(TASKS, "UnitNorm")
+    check(refusal, [1.0, 0.0, 1e300], [True, True, True])
+    assert refusal._sent is None  # nothing is left to be looked at
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
@@ -47,7 +49,11 @@ def test_the_first_bad_task_that_is_there_is_named_with_its_own_loss() -> None:
 
 
 def test_a_task_that_is_absent_may_be_anything() -> None:
-    check(Refusal(TASKS, "GradNorm"), [torch.nan, 1.0, -1.0], [False, True, False], [0.0, 1.0, 0.0])
+    losses, good = [torch.nan, 1.0, -1.0], [False, True, False]
+    refusal = Refusal(TASKS, "GradNorm")
+    check(refusal, losses, good, [0.0, 1.0, 0.0])
+    with pytest.raises(ValueError, match="'c' is -1"):  # the same loss of a task that is there
+        check(refusal, losses, good, [0.0, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])

@@ -97,6 +97,10 @@ def test_overwriting_before_the_split_or_after_a_first_operation_or_what_is_not_
     split.views["a"][0].sin().relu_()
     split.views["a"][1].add_(1)
     split.check()
+    assert [x.shape for x in split.features] == [z.shape]
+    split.views["a"][0].relu_()  # now the features themselves
+    with pytest.raises(ValueError, match="overwrote"):
+        split.check()
 
 
 @pytest.mark.parametrize(
