@@ -54,7 +54,9 @@ def assert_as_written(found: Symmetries, case: Case, model: nn.Module) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_fresh_network_has_the_symmetries_written_down(name: str) -> None:
     model = (case := CASES[name]).build()
-    assert_as_written(find_symmetries(model, batches(case), loss_fn), case, model)
+    found = find_symmetries(model, batches(case), loss_fn)
+    assert_as_written(found, case, model)
+    assert sum(found.passes) <= len(list(model.parameters())) + 8
 
 
 @pytest.mark.parametrize("name", ["MLP BN", "ResNet GN", "post-LN"])
@@ -127,20 +129,16 @@ def test_batches_are_taken_in_turn_and_no_more_than_there_are_rows(number: int) 
     assert len(seen) == min(number, 6 + 8)
 
 
-def test_it_takes_no_more_passes_than_tensors_and_eight_beside_the_probing_again() -> None:
-    for case in (CASES["MLP ReLU"], CASES["MLP BN"]):
-        calls = list[int]()
+def test_the_passes_that_are_told_are_those_that_were_taken() -> None:
+    calls = list[int]()
 
-        def counted(model: nn.Module, batch: Batch, calls: list[int] = calls) -> Tensor:
-            calls.append(1)
-            return loss_fn(model, batch)
+    def counted(model: nn.Module, batch: Batch) -> Tensor:
+        calls.append(1)
+        return loss_fn(model, batch)
 
-        model = case.build()
-        rows, again, own = find_symmetries(model, batches(case), counted).passes
-        assert rows + again + own == len(calls)
-        assert rows <= len(list(model.parameters())) + 8
-        assert again <= 12
-        assert own == BATCHES
+    found = find_symmetries(CASES["MLP BN"].build(), batches(CASES["MLP BN"]), counted)
+    assert sum(found.passes) == len(calls)
+    assert min(found.passes) > 1
 
 
 def test_losses_and_weights_do_as_well_as_their_mean() -> None:
@@ -279,7 +277,7 @@ def broken() -> nn.Module:
         (frozen, [vectors(8)], "`model` has no parameter that requires a gradient"),
         (lambda: nn.Linear(7, 5), [], "`batches` is empty"),
         (lambda: nn.Linear(7, 5).bfloat16(), [vectors(8)], "must be in float32 or float64, found torch.bfloat16"),
-        (broken, [vectors(8)], "`loss_fn` gave NaN or infinite gradients at 10 of 10 random weights"),
+        (broken, [vectors(8)], "`loss_fn` gave NaN or infinite gradients at 4 of 4 random weights"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_probed_is_refused(model, data, message) -> None:

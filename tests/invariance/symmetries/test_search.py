@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from truestep.invariance.symmetries._probe import Row
-from truestep.invariance.symmetries._search import FALL, Rows, _falls
+from truestep.invariance.symmetries._search import FALL, Rows, _falls, _generators
 
 
 def rows(*wg: tuple[float, ...], size: float = 1.0) -> Rows:
@@ -33,3 +33,16 @@ def test_a_residual_must_fall_with_the_square_of_the_scale_or_be_rounding(
 ) -> None:
     assert _falls(rows((before,)), rows((after,)), (1,), 1e-5) is passes
     assert 1 / 16**2 < FALL < 1 / 16
+
+
+def test_exponents_near_whole_numbers_are_refused_where_their_terms_do_not_cancel() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = 1 + 0.3 * torch.randn(20, 5, generator=generator, dtype=torch.float64)
+
+    def generators(factor: float) -> list[tuple[int, ...]]:
+        wg = torch.cat([parts, -parts.sum(1, keepdim=True) / factor], 1)
+        return _generators(Rows(wg, wg.abs()), list(range(6)), 0)[0]
+
+    assert generators(1.0) == [(1, 1, 1, 1, 1, 1)]
+    assert generators(1.05) == [(1, 1, 1, 1, 1, 1)]  # eps may do so much
+    assert generators(1.13) == []  # a tenth is left

@@ -82,10 +82,20 @@ def test_the_prediction_is_that_of_heavy_ball_sgd_with_coupled_decay(new_book) -
     assert bins(book)["fc.weight"][0].predicted == pytest.approx(0.0229416, rel=1e-5)
 
 
+@pytest.mark.parametrize(("rule", "settings"), [("AdamW", {}), ("Adam", {"decoupled_weight_decay": True})])
+def test_decoupled_adam_s_prediction_has_beta1_for_momentum(new_book, rule, settings) -> None:
+    book = new_book()
+    book.optimizer(rule, settings=[settings])
+    book.block("fc.weight")
+    book.take(0, lr=1e-3, weight_decay=0.1, momentum=None, beta1=0.9)
+    assert bins(book)["fc.weight"][0].predicted == pytest.approx(sqrt(2e-4 / 19), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("rule", "settings", "row"),
     [
-        ("AdamW", {}, {"momentum": None}),
+        ("Adam", {}, {"momentum": None, "beta1": 0.9}),
+        ("AdamW", {"amsgrad": True}, {"momentum": None, "beta1": 0.9}),
         ("SGD", {"nesterov": True}, {}),
         ("SGD", {"dampening": 0.5}, {}),
         ("SGD", {}, {"weight_decay": 0.0}),

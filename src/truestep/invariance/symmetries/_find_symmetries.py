@@ -14,7 +14,7 @@ from truestep.core._names import named_parameters, unwrapped
 from truestep.core._preserved import preserved
 from truestep.invariance.symmetries._granularity import residual
 from truestep.invariance.symmetries._probe import Probe, Row
-from truestep.invariance.symmetries._search import MARGIN, ROUNDING, Found, Rows, search
+from truestep.invariance.symmetries._search import BUDGET, OWN_LEAST, ROUNDING, Found, Rows, search
 from truestep.invariance.symmetries._symmetries import Symmetries
 
 OWN = 8  # batches at most that are seen at the model's own weights
@@ -34,18 +34,18 @@ def find_symmetries(
     rounding: a norm layer's eps breaks a symmetry by :math:`\epsilon / \operatorname{var} \propto c^{-2}`. How much it
     does at the model's own weights is told for each finding.
 
-    It takes at most K + 8 backward passes for S, as many as its rank and 8 where that is less, a few of 3 for
-    re-probing, and one for each of at most 8 batches at the model's own weights. Small batches do (8 items or more
-    under BatchNorm). No Hessian, no graph: any model will do. Weights, gradients, buffers, modes and random state are
-    put back, also after an exception. A model in eval mode is probed in train mode (BatchNorm in eval mode is not
-    scale invariant); where it is in train mode, parts held in eval mode stay so.
+    It takes at most K + 8 backward passes, and 3 more for each set of candidates that proves none: rows of S until
+    there are 8 more than its rank, 3 for probing again, and the rest, 3 to 8, at the model's own weights. Small
+    batches do (8 items or more under BatchNorm). No Hessian, no graph: any model will do. Weights, gradients, buffers,
+    modes and random state are put back, also after an exception. A model in eval mode is probed in train mode
+    (BatchNorm in eval mode is not scale invariant); where it is in train mode, parts held in eval mode stay so.
 
     Tensors are atomic: a symmetry of the queries in a fused qkv is not seen. Frozen tensors are held as they are,
     since they never move. A tied tensor is one. Under DDP each rank looks on its own batches.
 
     Args:
         model: The model, bare or wrapped by DDP or torch.compile; names are those of the bare one.
-        batches: Batches of one task, taken in turn; as many as rows, at most, are taken from an iterator.
+        batches: Batches of one task, taken in turn; at most K + 8 are taken from an iterator.
         loss_fn: `loss_fn(model, batch)` gives a scalar mean, or unreduced losses and their weights.
         seed: Of the random weights, and of dropout.
 
@@ -72,7 +72,7 @@ def find_symmetries(
         The papers derive symmetries from the architecture; here they are measured, so rounding and eps are in them.
     """
     parameters = {name: p for name, p in named_parameters(model).items() if p.requires_grad and p.numel()}
-    taken = list(islice(batches, len(parameters) + MARGIN))
+    taken = list(islice(batches, len(parameters) + BUDGET))
     rounding = _check(parameters, taken)
     with preserved(model):
         if not model.training:
@@ -80,7 +80,8 @@ def find_symmetries(
         probe = Probe(model, parameters, taken, loss_fn, seed)
         found, rows = search(probe, rounding)
         again = probe.passes - rows
-        return _measured(probe, list(parameters), found, _tables(model), (rows, again, min(len(taken), OWN)))
+        own = min(len(taken), OWN, max(OWN_LEAST, len(parameters) + BUDGET - probe.passes))
+        return _measured(probe, list(parameters), found, _tables(model), (rows, again, own))
 
 
 def _check(parameters: dict[str, Tensor], batches: list[Any]) -> float:

@@ -15,12 +15,15 @@ from truestep.invariance.symmetries._granularity import granularity
 from truestep.invariance.symmetries._null_space import null_space
 from truestep.invariance.symmetries._probe import Probe, Row
 
-MARGIN = 8  # rows beyond the rank of S
+MARGIN = 8  # rows beyond the rank of S, where the budget allows
 CANDIDATE = 0.03  # cosine, and share of the largest singular value, up to which a symmetry is looked for
 LOOSE = 0.1
+BUDGET = 8  # passes beyond one for each tensor: all of them, unless a candidate is refuted
 AGAIN = 3  # rows that are probed again with a candidate's weights scaled by C along its exponents
 C: Final = 16.0
+OWN_LEAST = 3  # passes kept for the model's own weights
 FALL = C**-1.5  # nearer to c^-2, an eps, than to c^-1: gamma alone while beta is small beside it
+SMALL = 3  # times rounding: a softmax cancels more digits
 ROUNDING = 100  # residuals of so many eps are rounding; the same for sizes over the largest
 
 
@@ -71,9 +74,7 @@ def search(probe: Probe, rounding: float) -> tuple[Found, int]:
     rows = collected(probe, rounding)
     taken = probe.passes
     none = rows.without_effect(rounding)
-    alone = confirmed_alone(probe, rows, (~none & (rows.cosines() < CANDIDATE)).nonzero().flatten().tolist(), rounding)
-    left = [k for k in range(len(none)) if not none[k] and k not in alone]
-    joint = confirmed_joint(probe, rows, left, rounding)
+    alone, joint = confirmed(probe, rows, none, rounding)
     single = {at: ("tensor", _num_units(probe.parameters[at])) for v in joint if (at := _only(v)) is not None}
     joint = [v for v in joint if _only(v) is None]
     return Found(tuple(none.nonzero().flatten().tolist()), alone | single, joint), taken
@@ -90,17 +91,17 @@ def _num_units(p: Tensor) -> int:
 
 
 def collected(probe: Probe, rounding: float) -> Rows:
-    """Rows at random weights until there are `MARGIN` more than their rank, at most as many more than tensors.
+    """Rows at random weights until there are `MARGIN` more than their rank, or no passes are left but those to come.
 
     Raises:
         ValueError: If half of them or more are not finite.
     """
-    most = len(probe.parameters) + MARGIN
+    most = len(probe.parameters) + BUDGET - AGAIN - OWN_LEAST
     rows = list[Row]()
     for index in range(most):
         row = probe.row(index)
         rows += [] if row is None else [row]
-        if len(rows) > MARGIN and index % MARGIN == 0 and _enough(Rows.of(rows), rounding):
+        if len(rows) > MARGIN and _enough(Rows.of(rows), rounding):
             break
     if len(rows) <= probe.passes // 2:
         msg = f"`loss_fn` gave NaN or infinite gradients at {probe.passes - len(rows)} of {probe.passes} random weights"
@@ -115,34 +116,45 @@ def _enough(rows: Rows, rounding: float) -> bool:
     return len(rows.wg) >= len(seen) - null_space(rows.wg[:, seen]).dimension + MARGIN
 
 
-def confirmed_alone(probe: Probe, rows: Rows, candidates: list[int], rounding: float) -> dict[int, tuple[str, int]]:
-    """Label and width of those candidates whose cosine falls when they are scaled up, at which the others were too."""
-    while candidates:
-        vectors = [tuple(int(k == at) for k in range(len(probe.parameters))) for at in candidates]
-        again = Rows.of(list(_again(probe, vectors, {})))
-        passed = [at for at, v in zip(candidates, vectors, strict=True) if _falls(rows, again, v, rounding)]
-        if passed == candidates:
-            units = {at: list[Tensor]() for at in candidates}
-            list(_again(probe, vectors, units))  # once more: products by unit cost as much as a pass
-            return {at: granularity(torch.stack(seen)) for at, seen in units.items()}
-        candidates = passed
-    return {}
+def confirmed(
+    probe: Probe, rows: Rows, none: Bool[Tensor, " tensors"], rounding: float
+) -> tuple[dict[int, tuple[str, int]], list[Vector]]:
+    """Tensors alone (label and width) and generators over the rest: the most that all fall when probed again at once.
+
+    A tensor that does not fall is no candidate any more, and the rest is looked at anew; where only generators do not,
+    the direction that S sees best is given up.
+    """
+    number = len(none)
+    alone = (~none & (rows.cosines() < CANDIDATE)).nonzero().flatten().tolist()
+    given_up = 0
+    while True:
+        joint, given_up = _generators(rows, [k for k in range(number) if not none[k] and k not in alone], given_up)
+        single = [tuple(int(k == at) for k in range(number)) for at in alone]
+        if not single and not joint:
+            return {}, []
+        units = {at: list[Tensor]() for at in alone}
+        again = Rows.of(list(_again(probe, [*single, *joint], units)))
+        fallen = [at for at, v in zip(alone, single, strict=True) if _falls(rows, again, v, rounding)]
+        if fallen != alone:
+            alone, given_up = fallen, 0
+        elif all(_falls(rows, again, v, rounding) for v in joint):
+            return {at: granularity(torch.stack(seen)) for at, seen in units.items()}, joint
+        else:
+            given_up += 1
 
 
-def confirmed_joint(probe: Probe, rows: Rows, left: list[int], rounding: float) -> list[Vector]:
-    """The largest readable space of generators over the tensors in `left` that all fall when probed again."""
+def _generators(rows: Rows, left: list[int], given_up: int) -> tuple[list[Vector], int]:
+    """The largest readable space of generators over the tensors in `left` whose terms cancel, and what it gives up."""
     if not left:
-        return []
+        return [], given_up
     space = null_space(rows.wg[:, left])
-    for number in range(int((space.values < LOOSE).sum()), 0, -1):
-        vectors = readable(space.directions[:number])
-        if vectors is None:
-            continue
-        whole = [_spread(v, left, len(probe.parameters)) for v in vectors]
-        again = Rows.of(list(_again(probe, whole, {})))
-        if all(_falls(rows, again, v, rounding) and rows.cancelled(v) <= LOOSE for v in whole):
-            return whole
-    return []
+    loose = int((space.values < LOOSE).sum())
+    for given in range(given_up, loose):
+        vectors = readable(space.directions[: loose - given])
+        whole = [_spread(v, left, rows.wg.shape[1]) for v in vectors or []]
+        if whole and all(rows.cancelled(v) <= LOOSE for v in whole):
+            return whole, given
+    return [], loose
 
 
 def _spread(vector: Vector, at: list[int], number: int) -> Vector:
@@ -165,4 +177,4 @@ def _falls(rows: Rows, again: Rows, vector: Vector, rounding: float) -> bool:
     """Whether the residual is rounding, at one of the scales, or falls as c^-2."""
     first = Rows(rows.wg[:AGAIN], rows.size[:AGAIN])  # the same weights and batches: only the scale differs
     before, after = first.residual(vector), again.residual(vector)
-    return min(before, after) <= rounding or after <= FALL * before
+    return min(before, after) <= SMALL * rounding or after <= FALL * before

@@ -24,7 +24,7 @@ _MOVED: Final = "FILTER (WHERE abs(ww) + abs(wd) + abs(dd) < 9e999)"  # null and
 _BAD: Final = "COALESCE(abs(ww) + abs(wd) + abs(dd) + abs(wg) + abs(gg) + abs(gd) < 9e999, 0) = 0"
 _SUMS: Final = f"""
     COUNT(*), MIN(step), MAX(step), AVG(step), AVG(lr),
-    AVG(2 * lr * weight_decay / (1 + COALESCE(momentum, 0))), AVG(lr / ww) {_MOVED},
+    AVG(2 * lr * weight_decay * COALESCE(1 / (1 + momentum), (1 - beta1) / (1 + beta1), 1)), AVG(lr / ww) {_MOVED},
     AVG(ww) {_MOVED}, AVG(gg) FILTER (WHERE gg < 9e999), AVG(dd) {_MOVED},
     AVG(wd / ww) {_MOVED}, AVG(dd / ww) {_MOVED}, AVG(MAX(dd - wd / ww * wd, 0) / ww) {_MOVED}"""
 _NOT_SKIPPED: Final = "AND (optimizer, step) NOT IN (SELECT optimizer, step FROM step WHERE skipped)"
@@ -42,7 +42,8 @@ class Taken:
     Args:
         rows: Number of recorded steps behind the numbers, with the `first`, the `last` and their mean `at`.
         lr: Learning rate asked, mean.
-        predicted: Equilibrium angle sqrt(2 lr wd / (1 + momentum)) in radians; nan where the rule has none.
+        predicted: Equilibrium angle in radians, sqrt(2 lr wd / (1 + momentum)) for SGD and
+            sqrt(2 lr wd (1 - beta1) / (1 + beta1)) for AdamW; nan for other rules.
         effective_lr: lr / |w|², mean.
         w: Root mean square of |w|; `g` and `d` likewise, of gradient and displacement.
         radial: Mean of 2<w,d> / |w|² a step; `growth`: of |d|² / |w|². Their sum is the growth of |w|² a step.

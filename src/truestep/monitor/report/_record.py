@@ -41,7 +41,10 @@ class Optimizer:
 
     @property
     def predicts(self) -> bool:
-        """Whether sqrt(2 lr wd / (1 + momentum)) is its equilibrium: SGD with coupled decay, plain or heavy-ball."""
+        """Whether its equilibrium depends on what was asked alone: SGD, plain or heavy-ball, and Adam, decoupled."""
+        if self.rule in ("Adam", "AdamW"):  # torch's AdamW is an Adam with this setting; older records lack it
+            decoupled = all(group.get("decoupled_weight_decay", self.rule == "AdamW") for group in self.settings)
+            return decoupled and not any(group.get("amsgrad") for group in self.settings)
         altered = any(group.get("nesterov") or group.get("dampening") for group in self.settings)
         return self.rule == "SGD" and not altered
 
