@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.models import GPT, ResNet
-from truestep.invariance.symmetries import find_symmetries
+from truestep.invariance import find_symmetries
 
 RESULTS = Path(__file__).parent / "results" / "symmetries.json"
 BATCHES, BAR = 8, 60.0

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import (
 )
 from torch.optim.swa_utils import SWALR
 
+from truestep.invariance import ExponentialTwin, UnitSphere
 from truestep.invariance.controls._rescale import powers, rescale
 
 RULES: dict[str, Any] = {
@@ -184,6 +185,19 @@ def test_what_cannot_be_rescaled_is_refused_and_nothing_is_changed() -> None:
     assert all(map(torch.equal, model.parameters(), before))
     rescale(optimizer, invariant(model), 2.0, scheduler=())
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("control", [UnitSphere, ExponentialTwin])
+def test_weights_whose_length_a_control_keeps_are_not_rescaled_under_it(control: Any) -> None:
+    weight = nn.Parameter(torch.ones(2, 3))
+    optimizer = SGD([weight], lr=0.1)
+    attached = control(optimizer, {"weight": weight})
+    with pytest.raises(ValueError, match=f"`optimizer` must have no {control.__name__} on it"):
+        rescale(optimizer, {"weight": weight}, 2.0)
+    assert weight.eq(1).all()
+    attached.close()
+    rescale(optimizer, {"weight": weight}, 2.0)
+    assert weight.eq(2).all()
 
 
 def test_the_powers_are_the_published_ones() -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
+from truestep.core._around import Around
 from truestep.core._hooks import capturing, check_hooks
 from truestep.core._sharding import local
-from truestep.invariance.controls._around import Around
 from truestep.invariance.controls._frame import (
     Frame,
     Number,
@@ -105,7 +105,9 @@ class ExponentialTwin:
         self._passed: dict[int, tuple[Frame, list[Tensor]]] = {}  # frame before, parameters without a gradient
         self._asked: list[tuple[dict[str, Any], Any, Any]] = []  # group, lr and decay that the user set
         self._steps = 0
-        self._around = Around(optimizer, before=self._begin, first=self._end, last=self._settle)
+        self._around = Around(
+            optimizer, before=self._begin, first=self._end, last=self._settle, keeps="ExponentialTwin"
+        )
 
     @property
     def log_growth(self) -> list[float]:

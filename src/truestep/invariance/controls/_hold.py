@@ -12,8 +12,8 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.optim import Optimizer
 
+from truestep.core._around import Around
 from truestep.core._hooks import check_hooks
-from truestep.invariance.controls._around import Around
 from truestep.invariance.controls._groups import whole_groups
 
 
@@ -33,7 +33,7 @@ class AbstractHold(ABC):
         for group in map(self._group, self._held):
             if isinstance(group["lr"], Tensor):  # groups that were given none of their own share the default's tensor
                 group["lr"] = group["lr"].clone()
-        self._around = Around(optimizer, **{when: self._set})
+        self._around = Around(optimizer, before=self._set) if when == "before" else Around(optimizer, ready=self._set)
 
     @abstractmethod
     def _lr(self, group: dict[str, Any]) -> Float64[Tensor, ""]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from truestep.core._around import kept_by
 from truestep.core._sharding import local
 from truestep.invariance.controls._groups import whole_groups
 
@@ -65,7 +66,8 @@ def rescale(optimizer: Optimizer, params: Mapping[str, Tensor], c: int | float, 
 
     Raises:
         ValueError: If the optimizer is another one, a group holds other weights, `c` is not positive, the optimizer
-            has a scheduler that is not given, or a scheduler has one `eta_min` for groups of which some stay.
+            has a scheduler that is not given or a `UnitSphere` or `ExponentialTwin` on it, or a scheduler has one
+            `eta_min` for groups of which some stay.
 
     Note:
         Exact up to the norm layers' eps. An eps of Adam's that were not divided would matter where a gradient is
@@ -82,6 +84,9 @@ def rescale(optimizer: Optimizer, params: Mapping[str, Tensor], c: int | float, 
         Li & Arora, 2020; Li, Lyu & Arora, 2020, sec. 3 (SGD). Note: Deviation: the buffer and Adam's forms.
     """
     held = whole_groups(optimizer, params)
+    if kept := kept_by(optimizer):
+        msg = f"`optimizer` must have no {kept[0]} on it, which keeps the weights' old length; close it, attach it anew"
+        raise ValueError(msg)
     schedulers = _schedulers(optimizer, held, scheduler)
     if not 0 < c < torch.inf:
         msg = f"`c` must be a positive number, found {c}"

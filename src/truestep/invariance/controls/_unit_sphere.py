@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from truestep.core import warn
+from truestep.core._around import Around
 from truestep.core._hooks import check_hooks
 from truestep.core._sharding import local
-from truestep.invariance.controls._around import Around
 from truestep.invariance.controls._groups import check_stepped
 from truestep.invariance.controls._row_norms import Per, part_of_column, row_norms, whole_column
 
@@ -107,7 +107,7 @@ class UnitSphere:
         self._keep(whole if radius is None else {name: torch.full_like(x, radius) for name, x in whole.items()})
         if radius is not None:
             self._project()
-        self._around = Around(optimizer, first=self._project)
+        self._around = Around(optimizer, first=self._project, keeps="UnitSphere")
 
     def state_dict(self) -> dict[str, Any]:
         """The radii by name: of all units, also where this rank holds a part of them."""

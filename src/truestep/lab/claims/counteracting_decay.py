@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LRScheduler
 
-from truestep.invariance import effective_lr
-from truestep.invariance.controls._unit_sphere import UnitSphere
+from truestep.invariance import UnitSphere, effective_lr
 from truestep.lab._claim import Claim, Judgement, Measurement, Verdict, curves, scalars
 from truestep.lab._digits import digits, hidden_weights
 from truestep.lab._figure import BLUE, GREEN, GREY, ORANGE, PINK, panels

@@ -21,9 +21,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
 from truestep.core import Gram
-from truestep.invariance import angular_update
-from truestep.invariance._effective import direction_lr
-from truestep.invariance._rule import rules
+from truestep.invariance import angular_update, direction_lr, rules
 from truestep.lab._claim import Claim, Judgement, Measurement, Verdict, curves, scalars
 from truestep.lab._digits import digits, hidden_weights
 from truestep.lab._figure import BLUE, GREEN, GREY, ORANGE, PINK, SKY, panels

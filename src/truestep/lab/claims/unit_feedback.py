@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from truestep.core import Gram
-from truestep.invariance import angular_update
-from truestep.invariance.controls._unit_sphere import UnitSphere
+from truestep.invariance import UnitSphere, angular_update
 from truestep.lab._claim import Claim, Judgement, Measurement, Verdict, curves, scalars
 from truestep.lab._digits import digits, hidden_weights
 from truestep.lab._figure import BLUE, GREY, ORANGE, panels

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from truestep.invariance.controls._around import Around
+from truestep.core._around import Around
 
 
 class Outer(SGD):

@@ -14,6 +14,15 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Call = Callable[[], None]
 
 
+_KEEPS = "truestep_keeps"
+
+
+def kept_by(optimizer: Optimizer) -> list[str]:
+    """Names of the controls on `optimizer` that keep numbers of its weights."""
+    hooks: Any = optimizer._optimizer_step_pre_hooks  # pyright: ignore[reportPrivateUsage]
+    return [name for hook in hooks.values() if (name := getattr(hook, _KEEPS, ""))]
+
+
 def _nothing() -> None:
     """What a control does that has nothing to do there."""
 
@@ -27,6 +36,7 @@ class Around:
         ready: Called when the gradients are there: after `before`, or after a closure's first evaluation.
         first: Called behind the step, ahead of the hooks of everybody who came before: they see what it leaves.
         last: Called behind the step and everybody else.
+        keeps: Name of a control that keeps numbers of the weights, which must not be changed under it.
 
     Raises:
         ValueError: If the optimizer takes no step hooks (the message names the inner one to pass).
@@ -50,18 +60,19 @@ class Around:
         ready: Call = _nothing,
         first: Call = _nothing,
         last: Call = _nothing,
+        keeps: str = "",
     ) -> None:
         check_hooks(optimizer)
         self._optimizer, self._depth = optimizer, 0
         self._before, self._ready = before, ready
-        self._handles = self._hooked(first, last)
+        self._handles = self._hooked(first, last, keeps)
 
     def close(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
 
-    def _hooked(self, first: Call, last: Call) -> tuple[RemovableHandle, ...]:
+    def _hooked(self, first: Call, last: Call, keeps: str) -> tuple[RemovableHandle, ...]:
         begin, first, last = map(not_compiled, (self._begin, first, last))
 
         def before(optimizer: Optimizer, args: Any, kwargs: Any) -> Arguments | None:
@@ -76,6 +87,7 @@ class Around:
             if self._depth == 0:
                 last()
 
+        before.__dict__[_KEEPS] = keeps
         pre, post = self._optimizer.register_step_pre_hook, self._optimizer.register_step_post_hook
         one, two, three = (pre(skipped_by_compiler(before)), *map(post, map(skipped_by_compiler, (behind, behind_all))))
         hooks: Any = self._optimizer._optimizer_step_post_hooks  # pyright: ignore[reportPrivateUsage]
