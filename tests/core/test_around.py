@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from truestep.core._around import Around
+from truestep.core._around import Around, check_beside, keeps, kept_by
 
 
 class Outer(SGD):
@@ -84,3 +84,20 @@ def test_a_wrapper_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"`\.optimizer`"):
         Around(Wrapper())  # type: ignore[arg-type]
+
+
+def test_what_a_control_keeps_is_known_and_kept_by_no_other() -> None:
+    w, v = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizer = SGD([w, v], lr=0.1)
+    control = Around(optimizer, keeps=keeps("Sphere", ["norms"], [w]))
+    assert kept_by(optimizer, "norms", [v, w]) == ["Sphere"]
+    assert kept_by(optimizer, "lr", [w]) == kept_by(optimizer, "norms", [v]) == []
+    check_beside(optimizer, keeps("Hold", ["lr"], [w]))
+    check_beside(optimizer, keeps("Twin", ["lr", "norms"], [v]))
+    with pytest.raises(
+        ValueError, match="`optimizer` must have no Sphere on weights that a new Twin is given: both set"
+    ):
+        check_beside(optimizer, keeps("Twin", ["lr", "norms"], [v, w]))
+    control.close()
+    check_beside(optimizer, keeps("Twin", ["lr", "norms"], [v, w]))
+    assert kept_by(optimizer, "norms", [w]) == []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -12,15 +14,52 @@ from truestep.core._hooks import check_hooks, inside_step, not_compiled, skipped
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Call = Callable[[], None]
+Quantity = Literal["lr", "norms"]
+
+_KEEPS: Final = "truestep_keeps"
 
 
-_KEEPS = "truestep_keeps"
+@dataclass(frozen=True, slots=True)
+class Keeps:
+    """What a control has the say in: these quantities of these weights.
+
+    Args:
+        control: Its name.
+        quantities: The lr of the weights' groups, the weights' norms, or both.
+        weights: By their identity, which outlives a loaded state.
+    """
+
+    control: str
+    quantities: frozenset[Quantity]
+    weights: frozenset[int]
 
 
-def kept_by(optimizer: Optimizer) -> list[str]:
-    """Names of the controls on `optimizer` that keep numbers of its weights."""
+def keeps(control: str, quantities: Iterable[Quantity], weights: Iterable[Tensor]) -> Keeps:
+    """What a control is about to keep."""
+    return Keeps(control, frozenset(quantities), frozenset(map(id, weights)))
+
+
+def kept_by(optimizer: Optimizer, quantity: Quantity, weights: Iterable[Tensor]) -> list[str]:
+    """Names of the controls on `optimizer` that keep this quantity of one of `weights`."""
+    asked = frozenset(map(id, weights))
+    return [held.control for held in _kept(optimizer) if quantity in held.quantities and held.weights & asked]
+
+
+def check_beside(optimizer: Optimizer, new: Keeps) -> None:
+    """Raise a ValueError where a control on `optimizer` keeps already what `new` is about to keep."""
+    for held in _kept(optimizer):
+        both = sorted(held.quantities & new.quantities)
+        if both and held.weights & new.weights:
+            msg = (
+                f"`optimizer` must have no {held.control} on weights that a new {new.control} is given: both set their "
+                f"{' and '.join(both)}; close the one there, or give them different weights"
+            )
+            raise ValueError(msg)
+
+
+def _kept(optimizer: Optimizer) -> list[Keeps]:
     hooks: Any = optimizer._optimizer_step_pre_hooks  # pyright: ignore[reportPrivateUsage]
-    return [name for hook in hooks.values() if (name := getattr(hook, _KEEPS, ""))]
+    return [held for hook in hooks.values() if (held := getattr(hook, _KEEPS, None)) is not None]
 
 
 def _nothing() -> None:
@@ -36,7 +75,7 @@ class Around:
         ready: Called when the gradients are there: after `before`, or after a closure's first evaluation.
         first: Called behind the step, ahead of the hooks of everybody who came before: they see what it leaves.
         last: Called behind the step and everybody else.
-        keeps: Name of a control that keeps numbers of the weights, which must not be changed under it.
+        keeps: What the control has the say in; `check_beside` first, ahead of anything that is changed.
 
     Raises:
         ValueError: If the optimizer takes no step hooks (the message names the inner one to pass).
@@ -60,7 +99,7 @@ class Around:
         ready: Call = _nothing,
         first: Call = _nothing,
         last: Call = _nothing,
-        keeps: str = "",
+        keeps: Keeps | None = None,
     ) -> None:
         check_hooks(optimizer)
         self._optimizer, self._depth = optimizer, 0
@@ -72,7 +111,7 @@ class Around:
         for handle in self._handles:
             handle.remove()
 
-    def _hooked(self, first: Call, last: Call, keeps: str) -> tuple[RemovableHandle, ...]:
+    def _hooked(self, first: Call, last: Call, keeps: Keeps | None) -> tuple[RemovableHandle, ...]:
         begin, first, last = map(not_compiled, (self._begin, first, last))
 
         def before(optimizer: Optimizer, args: Any, kwargs: Any) -> Arguments | None:

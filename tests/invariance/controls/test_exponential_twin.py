@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, StepLR
 
+from truestep.invariance.controls import _exponential_twin
 from truestep.invariance.controls._exponential_twin import ExponentialTwin
 
 
@@ -117,7 +118,7 @@ def test_a_tensor_lr_gives_the_same_twin() -> None:
     assert apart(run, other) < 1e-11
     assert twin_optimizer.param_groups[0]["lr"] is setting
     assert setting.tolist() == [0.1]
-    assert all(isinstance(frame.scale, Tensor) for frame in twin._frames.values())
+    assert all(isinstance(frame.scale, float) for frame in twin._frames.values())
 
 
 def test_a_tensor_decay_and_decoupled_decay_with_tensors_too() -> None:
@@ -128,6 +129,86 @@ def test_a_tensor_decay_and_decoupled_decay_with_tensors_too() -> None:
     train(run, optimizer, 70)
     train(other, twin_optimizer, 70)
     assert apart(run, other) < 1e-11
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors are left unread, as those that lie on a device."""
+
+    def unread(setting: Any) -> Any:
+        return setting.detach().reshape(()).double() if isinstance(setting, Tensor) else setting
+
+    monkeypatch.setattr(_exponential_twin, "as_number", unread)
+
+
+def with_tensor_lr(optimizer: Any, lr: float = 0.1) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(lr, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+@pytest.mark.parametrize("decay", [0.05, 0.5, 1.0])
+def test_strong_decay_has_a_twin_at_a_tensor_lr_too(decay: float, where: str, request: pytest.FixtureRequest) -> None:
+    if where == "device":
+        request.getfixturevalue("device")
+    run, optimizer, other, twin_optimizer, twin = pair(weight_decay=decay)
+    with_tensor_lr(twin_optimizer)
+    train(run, optimizer, 100)
+    train(other, twin_optimizer, 100)
+    assert apart(run, other) < 1e-10
+    assert isinstance(twin._frames[0].scale, Tensor) == (where == "device")
+    assert all(float(p.detach().norm()) < 1e5 for p in invariant(other).values())
+
+
+@pytest.mark.usefixtures("device")
+def test_on_a_device_the_twin_is_the_one_of_the_host_to_the_last_bit() -> None:
+    ends: list[nn.Module] = []
+    for tensor in (False, True):
+        _, _, model, optimizer, twin = pair(weight_decay=0.3, limit=2)
+        if tensor:
+            with_tensor_lr(optimizer)
+        train(model, optimizer, 60)
+        ends.append(model)
+        assert twin._powers[0] > 0
+    assert all(map(torch.equal, ends[0].parameters(), ends[1].parameters()))
+
+
+@pytest.mark.usefixtures("device")
+def test_on_a_device_float32_does_not_overflow_between_two_looks() -> None:
+    model = net(dtype=torch.float32, eps=1e-5)
+    optimizer = SGD(groups(model), lr=torch.tensor(0.1), weight_decay=9.9)  # weights times 100 in one step
+    twin = ExponentialTwin(optimizer, invariant(model))
+    train(model, optimizer, 100)
+    assert twin.log_growth[0] > 400
+    assert all(bool(p.isfinite().all()) and float(p.detach().norm()) < 1e6 for p in invariant(model).values())
+
+
+def test_a_decay_of_one_or_more_is_told_at_once_where_lr_can_be_read() -> None:
+    _, _, model, optimizer, _ = pair(weight_decay=11.0, momentum=0.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    for lr in (0.1, torch.tensor(0.1), torch.tensor(math.nan), math.nan):
+        optimizer.param_groups[0]["lr"] = lr
+        with pytest.raises(ValueError, match="`lr` x `weight_decay` must stay below 1"):
+            train(model, optimizer, 1)
+        assert all(map(torch.equal, model.parameters(), before))
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("lr", [0.1, math.nan])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_on_a_device_it_is_told_at_the_next_look_and_the_weights_stand_still(lr: float, momentum: float) -> None:
+    _, _, model, optimizer, twin = pair(weight_decay=1.0, momentum=momentum)
+    with_tensor_lr(optimizer)
+    train(model, optimizer, 3)
+    before = {name: p.detach().clone() for name, p in invariant(model).items()}
+    optimizer.param_groups[0]["weight_decay"] = 11.0
+    with_tensor_lr(optimizer, lr)
+    train(model, optimizer, 63, start=3)
+    assert all(torch.equal(p, before[name]) for name, p in invariant(model).items())
+    for look in (lambda: train(model, optimizer, 64, start=63), twin.state_dict, lambda: twin.log_growth, twin.close):
+        with pytest.raises(ValueError, match="`lr` x `weight_decay` must stay below 1"):
+            look()
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
 
 
 def test_cycled_momentum_and_lr_keep_the_twin() -> None:

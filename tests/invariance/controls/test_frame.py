@@ -13,6 +13,7 @@ from truestep.invariance.controls._frame import (
     next_frame,
     renormalised,
     unless_skipped,
+    unwound,
 )
 
 lrs, decays, momenta = st.floats(0.0, 0.5), st.floats(0.0, 0.5), st.floats(0.0, 0.95)
@@ -57,7 +58,7 @@ def test_numbers_and_tensors_give_the_same_bits() -> None:
     plain, lying = Frame(), Frame()
     for lr, decay in ((0.1, 0.01), (0.3, 0.02), (0.0, 0.5)):
         plain, one = next_frame(plain, lr, decay, 0.9)
-        lying, two = next_frame(lying, as_number(torch.tensor([lr], dtype=torch.float64)), decay, 0.9)
+        lying, two = next_frame(lying, torch.tensor(lr, dtype=torch.float64), decay, 0.9)
         assert (plain.scale, plain.radial, one) == (float(lying.scale), float(lying.radial), float(two))
 
 
@@ -83,12 +84,33 @@ def test_another_frame_is_the_same_run(scale: float, radial: float, new_scale: f
         torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-12)
 
 
-@given(st.floats(1e-300, 1.0))
-def test_a_renormalised_scale_lies_below_one_and_above_a_half(scale: float) -> None:
-    after, power = renormalised(Frame(scale, 3.0))
-    assert 0.5 <= after.scale < 1.0
-    assert after.scale * 2.0**-power == scale
+@given(st.floats(1e-300, 1.0), st.booleans())
+def test_a_renormalised_scale_lies_below_one_and_above_a_half(scale: float, tensor: bool) -> None:
+    before = torch.tensor(scale, dtype=torch.float64) if tensor else scale
+    after, power = renormalised(Frame(before, 3.0), 2.0)
+    if scale >= 0.5:
+        assert (float(after.scale), float(power)) == (scale, 0)
+    else:
+        assert 0.5 <= float(after.scale) < 1.0
+        assert float(after.scale) * 2.0 ** -float(power) == scale
     assert after.radial == 3.0
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+def test_the_decays_in_the_buffer_go_where_they_would_halve_the_weight(tensor: bool) -> None:
+    def number(x: float) -> float | torch.Tensor:
+        return torch.tensor(x, dtype=torch.float64) if tensor else x
+
+    frame = Frame(number(0.5), number(3.0))
+    for scale, radial in ((0.26, 3.0), (0.25, 0.0), (0.0, 0.0), (-1.0, 0.0)):
+        found = unwound(frame, Frame(number(scale)))
+        assert (float(found.scale), float(found.radial)) == (0.5, radial)
+    assert unwound(rest := Frame(number(0.5)), Frame(number(0.1))) is rest
+
+
+def test_a_setting_in_the_host_s_memory_is_a_plain_number_with_all_its_digits() -> None:
+    assert as_number(torch.tensor([0.1])) == float(torch.tensor(0.1))
+    assert like_setting(1 / 3, torch.tensor([0.1])).tolist() == [1 / 3]
 
 
 def test_a_setting_keeps_its_form() -> None:

@@ -63,12 +63,12 @@ def test_what_is_held_may_be_set_and_is_resumed(name: str) -> None:
     setattr(control, name, 0.01)
     state = control.state_dict()
     assert (getattr(control, name), state) == (0.01, {"target": 0.01})
+    control.close()
     again = HOLDS[name](optimizer, invariant(model), 0.3)
     again.load_state_dict(state)
     assert getattr(again, name) == 0.01
     train(model, optimizer, 2, start=1)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(before / 5, rel=0.2)
-    control.close()
     again.close()
     optimizer.param_groups[0]["lr"] = 7.0
     train(model, optimizer, 3, start=2)
@@ -85,6 +85,9 @@ def test_a_target_out_of_range_is_refused(name: str, value: float) -> None:
     control = HOLDS[name](optimizer, invariant(model), 0.1)
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         setattr(control, name, value)
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        control.load_state_dict({"target": value})
+    assert getattr(control, name) == 0.1
 
 
 @hold

@@ -58,3 +58,12 @@ def test_it_walks_as_a_projection_per_tensor_does() -> None:
 def test_other_rules_are_refused() -> None:
     with pytest.raises(ValueError, match=r"`optimizer` must be SGD, Adam or AdamW of torch\.optim, found RMSprop"):
         HoldEffectiveLR(RMSprop([w := torch.ones(2, 2)]), {"w": w}, 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:HoldEffectiveLR")
+def test_a_weight_of_norm_zero_has_no_lr_and_is_counted() -> None:
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    optimizer = SGD([weight], lr=0.1)
+    held = HoldEffectiveLR(optimizer, {"w": weight}, 0.1)
+    optimizer.step()
+    assert (held.missed, optimizer.param_groups[0]["lr"]) == (1, 0.1)

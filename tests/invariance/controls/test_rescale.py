@@ -208,3 +208,50 @@ def test_the_powers_are_the_published_ones() -> None:
         "AdamW": (1, -1, -1),
         "Adam": (1, -2, -1),
     }
+
+
+def warm(optimizer: Optimizer) -> SequentialLR:
+    parts = [ConstantLR(optimizer, 0.1, 5), CosineAnnealingLR(optimizer, 30, eta_min=0.01)]
+    return SequentialLR(optimizer, parts, [10])
+
+
+def test_a_scheduler_that_is_reached_twice_is_rescaled_once() -> None:
+    ways: list[Any] = [lambda s: s, lambda s: [s, s], lambda s: [s, *s._schedulers], lambda s: (*s._schedulers, s)]
+    lrs: list[list[float]] = []
+    for given in ways:
+        model = net()
+        optimizer = SGD(groups(model), lr=0.1)
+        scheduler = warm(optimizer)
+        rescale(optimizer, invariant(model), 2.0, scheduler=given(scheduler))
+        lrs.append([])
+        for _ in range(40):
+            optimizer.step()
+            scheduler.step()
+            lrs[-1].append(optimizer.param_groups[0]["lr"])
+    assert lrs[0] == lrs[1] == lrs[2] == lrs[3]
+    assert min(lrs[0]) == pytest.approx(0.04)  # 4 times the floor at weights of twice the length
+
+
+class Floored(ExponentialLR):
+    """With a floor under a name that nobody knows."""
+
+
+def test_schedulers_that_are_not_torch_s_are_named_in_a_warning() -> None:
+    model = net()
+    optimizer = SGD(groups(model), lr=0.1)
+    scheduler = ChainedScheduler([Floored(optimizer, 0.9), StepLR(optimizer, 3)])
+    with pytest.warns(RuntimeWarning, match="`scheduler` holds Floored, not torch's own"):
+        rescale(optimizer, invariant(model), 2.0, scheduler=scheduler)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.4)
+
+
+def test_a_plateau_scheduler_that_is_not_given_is_not_noticed_as_the_docstring_says() -> None:
+    model = net()
+    optimizer = SGD(groups(model), lr=0.1)
+    scheduler = ReduceLROnPlateau(optimizer, patience=0, factor=0.1, min_lr=0.05)
+    rescale(optimizer, invariant(model), 2.0)
+    for _ in range(3):
+        scheduler.step(1.0)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)  # given, it would be 0.2
+    assert rescale.__doc__ is not None
+    assert "`ReduceLROnPlateau` leaves nothing" in rescale.__doc__

@@ -100,12 +100,13 @@ def test_projecting_twice_changes_no_bit(dtype: torch.dtype, shape: tuple[int, .
         w = torch.randn(shape, dtype=dtype)
         w = w.contiguous(memory_format=torch.channels_last) if w.dim() == 4 else w
         optimizer = SGD([w], lr=0.1)
-        UnitSphere(optimizer, {"w": w}, radius=0.7)
+        sphere = UnitSphere(optimizer, {"w": w}, radius=0.7)
         size = torch.linalg.vector_norm(w.flatten(1).to(torch.promote_types(dtype, torch.complex64)), dim=1)
         torch.testing.assert_close(size, torch.full_like(size, 0.7), rtol=rounding(dtype) + 1e-6, atol=0)
         before = w.clone()
         optimizer.step()
         assert torch.equal(w, before)
+        sphere.close()
         UnitSphere(optimizer, {"w": w}, radius=0.7)
         assert torch.equal(w, before)
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, gelu, relu, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy, gelu, relu, scaled_dot_product_attention, silu
 from torch.nn.utils.parametrizations import weight_norm
 
 CLASSES, TOKENS = 5, 6
@@ -100,9 +100,9 @@ class ResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a GELU MLP; the norms before them (`pre`) or after the sums; queries and keys normed or not."""
+    """Attention and an MLP (GELU, or SiLU-gated); norms before them (`pre`) or after the sums; queries, keys normed."""
 
-    def __init__(self, width: int, *, pre: bool, qk_norm: bool, dropout: float) -> None:
+    def __init__(self, width: int, *, pre: bool, qk_norm: bool, dropout: float, gated: bool) -> None:
         super().__init__()
         self.pre, self.heads = pre, 2
         self.q, self.k = (nn.Linear(width, width, bias=not qk_norm) for _ in range(2))
@@ -110,6 +110,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qn, self.kn = (nn.RMSNorm(width // 2) if qk_norm else nn.Identity() for _ in range(2))
+        self.gate = nn.Linear(width, 2 * width) if gated else None
         self.dropout = nn.Dropout(dropout)
 
     def attend(self, x: Tensor) -> Tensor:  # [batch, tokens, width]
@@ -118,7 +119,8 @@ class Block(nn.Module):
         return self.dropout(self.o(mixed.transpose(1, 2).flatten(-2)))
 
     def mlp(self, x: Tensor) -> Tensor:
-        return self.dropout(self.down(gelu(self.up(x))))
+        hidden = gelu(self.up(x)) if self.gate is None else silu(self.gate(x)) * self.up(x)
+        return self.dropout(self.down(hidden))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pre:
@@ -138,12 +140,15 @@ class Transformer(nn.Module):
         qk_norm: bool = False,
         tied: bool = False,
         dropout: float = 0.0,
+        gated: bool = False,
         width: int = 8,
         blocks: int = 2,
     ) -> None:
         super().__init__()
         self.embed, self.place = nn.Embedding(11, width), nn.Parameter(0.02 * torch.randn(TOKENS, width))
-        self.blocks = nn.ModuleList(Block(width, pre=pre, qk_norm=qk_norm, dropout=dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            Block(width, pre=pre, qk_norm=qk_norm, dropout=dropout, gated=gated) for _ in range(blocks)
+        )
         self.norm, self.head = nn.LayerNorm(width) if pre else nn.Identity(), nn.Linear(width, 11, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -250,6 +255,22 @@ CASES: dict[str, Case] = {
     # in train mode, with dropout: its masks do not depend on the weights
     "pre-LN dropout": Case(
         lambda: Transformer(dropout=0.2), texts, {}, [*QK, *VO, *NORM1, *NORM2, LAST, group(*WRITERS)], KEY_BIAS
+    ),
+    # the product is linear in up, and SiLU is not homogeneous: the norm before both answers for one of them alone
+    "pre-LN gated": Case(
+        lambda: Transformer(gated=True, blocks=1),
+        texts,
+        {},
+        [
+            QK[0],
+            VO[0],
+            NORM1[0],
+            group(*affine("blocks.0.norm2"), down=("blocks.0.gate.weight", "blocks.0.up.weight")),
+            group(*affine("blocks.0.up"), down=("blocks.0.down.weight",)),
+            LAST,
+            group(*(name for name in WRITERS if "blocks.1" not in name)),
+        ],
+        {"blocks.0.k.bias"},
     ),
     # the embedding writes to the stream and reads from it: what it gains as a head, the last norm must lose
     "pre-LN tied": Case(

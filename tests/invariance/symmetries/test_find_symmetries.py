@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Iterable, Mapping
 
 import pytest
 import torch
-from tests.invariance.symmetries.nets import CASES, MLP, Batch, Case, Transformer, deep, loss_fn, texts, vectors
+from tests.invariance.symmetries.nets import (
+    CASES,
+    CLASSES,
+    MLP,
+    Batch,
+    Case,
+    Transformer,
+    deep,
+    loss_fn,
+    texts,
+    vectors,
+)
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from truestep.invariance.symmetries import Symmetries, find_symmetries
 
@@ -66,11 +79,21 @@ def test_so_has_one_of_small_weights(name: str) -> None:
     assert_as_written(find_symmetries(model, batches(case), loss_fn), case, model)
 
 
-@pytest.mark.parametrize("name", ["MLP BN bias", "MLP LN bias"])
+@pytest.mark.parametrize("name", ["MLP BN bias", "MLP LN bias", "pre-LN gated"])
 def test_so_has_a_trained_one(name: str) -> None:
     model, data = (case := CASES[name]).build(), batches(case)
     trained(model, data, 200)
     assert_as_written(find_symmetries(model, data, loss_fn), case, model)
+
+
+@pytest.mark.parametrize("function", [nn.Sigmoid, nn.Tanh, nn.ReLU6])
+def test_a_function_that_saturates_is_not_homogeneous_though_it_is_nearly_so_at_large_weights(function) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), function(), nn.Linear(32, 32), function(), nn.Linear(32, CLASSES))
+    data = [(5 * torch.randn(16, 64), torch.randint(CLASSES, (16,))) for _ in range(BATCHES)]
+    trained(model, data, 200)
+    found = find_symmetries(model, data, loss_fn)
+    assert (found.alone, found.joint) == ({}, [])
 
 
 @pytest.mark.slow
@@ -158,6 +181,37 @@ def test_a_frozen_tensor_is_held_and_breaks_what_it_had_a_part_in() -> None:
     found = find_symmetries(model, [vectors(8)], loss_fn)
     assert (found.alone, found.joint) == ({}, [{"fc2.bias": 1, "out.weight": -1, "fc1.weight": 1, "fc1.bias": 1}])
     assert found.sensitive == ("out.bias",)
+
+
+def test_a_figure_that_cannot_be_measured_is_nan() -> None:
+    model = (case := CASES["MLP BN"]).build()
+    nn.init.zeros_(model.out.weight)
+    found = find_symmetries(model, batches(case), loss_fn)
+    assert found.alone == case.alone
+    assert all(math.isnan(x) for x in found.residuals.values())
+    assert "fc1.weight  not measured: no gradient at the model's own weights" in str(found)
+
+
+class Checkpointed(nn.Sequential):
+    """Its first two layers behind a reentrant checkpoint, as where a frozen embedding stands before them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = self
+        hidden = checkpoint(lambda x: second(first(x)), x.detach().requires_grad_(), use_reentrant=True)
+        return third(hidden)
+
+
+def test_gradients_that_only_backward_computes_are_no_reason_to_say_no_effect() -> None:
+    model = Checkpointed(nn.Linear(7, 8), nn.LayerNorm(8), nn.Linear(8, 5))
+    with pytest.raises(ValueError, match="`model` uses reentrant checkpoints"):
+        find_symmetries(model, [vectors(8)], loss_fn)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_autocast_is_refused() -> None:
+    case = CASES["MLP BN"]
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"computes in torch.bfloat16"):
+        find_symmetries(case.build(), batches(case), loss_fn)
 
 
 def test_a_wrapped_model_has_the_bare_one_s_names() -> None:

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import isnan, log
+from math import log
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from truestep.core._around import Around
+from truestep.core._around import Around, check_beside, keeps
 from truestep.core._hooks import capturing, check_hooks
 from truestep.core._sharding import local
 from truestep.invariance.controls._frame import (
     Frame,
     Number,
     as_number,
+    as_tensor,
     change_frame,
     like_setting,
     next_frame,
     renormalised,
     unless_skipped,
+    unwound,
 )
 from truestep.invariance.controls._groups import whole_groups
 
-_LOOK: Final = 64  # steps between two looks at a scale that lies on the device
+_LOOK: Final = 64  # steps between two looks at what lies on the device
+
+_TURNED: Final = (
+    "`lr` x `weight_decay` must stay below 1 for a twin: the decay of one step would turn the weight round; lower one "
+    "of them, and give finite numbers"
+)
 
 
 class ExponentialTwin:
@@ -54,13 +61,16 @@ class ExponentialTwin:
 
     Raises:
         ValueError: If the optimizer is no SGD, a group has Nesterov momentum (it has no twin of this kind) or
-            dampening, or holds other weights than `params`. Within a step: if lr x weight_decay is 1 or more, momentum
-            changes from or to 0, or the step is captured in a CUDA graph, which would replay one lr.
+            dampening, or holds other weights than `params`, or another control sets their lr or norms already. Within
+            a step: if momentum changes from or to 0, the step is captured in a CUDA graph, which would replay one lr,
+            or lr x weight_decay is 1 or more. Where one of the two lies on the device this is told by the next look (or
+            by `close`, `state_dict`, `log_growth`); until then the weights of that group stand still, at lr 0.
 
     Note:
         Exact up to the norm layers' eps: those matter less to longer weights. Gradients must be made anew for each
         step, and their clipping sees the twin's, :math:`P_t` times as long. A parameter without a gradient does not
-        decay in the run either. With an lr on the device nothing waits for it, but for a look every 64 steps.
+        decay in the run either. With an lr on the device, or a fused step's scaler, nothing waits, but for a look
+        every 64 steps; there each step goes once more over weights and momentum.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([1.0, 0.0]))
@@ -97,7 +107,9 @@ class ExponentialTwin:
             raise ValueError(msg)
         self._optimizer, self._decoupled, self._limit = optimizer, decoupled, limit
         self._frames = dict.fromkeys(whole_groups(optimizer, params), Frame())
-        self._powers = dict.fromkeys(self._frames, 0)
+        check_beside(optimizer, kept := keeps("ExponentialTwin", ["lr", "norms"], params.values()))
+        self._powers: dict[int, Number] = dict.fromkeys(self._frames, 0)
+        self._lost: dict[int, Tensor] = {}  # on the device: whether a group had to stop
         self._still = {index: self._group(index)["momentum"] == 0 for index in self._frames}
         for index in self._frames:
             self._check(index)
@@ -105,9 +117,7 @@ class ExponentialTwin:
         self._passed: dict[int, tuple[Frame, list[Tensor]]] = {}  # frame before, parameters without a gradient
         self._asked: list[tuple[dict[str, Any], Any, Any]] = []  # group, lr and decay that the user set
         self._steps = 0
-        self._around = Around(
-            optimizer, before=self._begin, first=self._end, last=self._settle, keeps="ExponentialTwin"
-        )
+        self._around = Around(optimizer, before=self._begin, first=self._end, last=self._settle, keeps=kept)
 
     @property
     def log_growth(self) -> list[float]:
@@ -115,12 +125,14 @@ class ExponentialTwin:
 
         The lr is multiplied by exp of twice that.
         """
-        return [self._powers[i] * log(2.0) - log(float(frame.scale)) for i, frame in self._frames.items()]
+        self._look()
+        return [float(self._powers[i]) * log(2.0) - log(float(frame.scale)) for i, frame in self._frames.items()]
 
     def state_dict(self) -> dict[str, Any]:
         """Where the twin stands, as plain numbers; save it with the model and the optimizer."""
+        self._look()
         numbers = [(float(frame.scale), float(frame.radial)) for frame in self._frames.values()]
-        return {"frames": numbers, "powers": [*self._powers.values()]}
+        return {"frames": numbers, "powers": [int(power) for power in self._powers.values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`, with the weights and the optimizer's state that were saved with it."""
@@ -130,6 +142,7 @@ class ExponentialTwin:
             raise ValueError(msg)
         self._frames = dict(zip(self._frames, [Frame(*numbers) for numbers in state["frames"]], strict=True))
         self._powers = dict(zip(self._powers, state["powers"], strict=True))
+        self._lost = {}
 
     def close(self) -> None:
         """Take the hooks off and write weights and momentum as the run with decay has them: it goes on from there."""
@@ -138,6 +151,7 @@ class ExponentialTwin:
         for index in self._frames:
             self._move(index, Frame())
         self._powers = dict.fromkeys(self._powers, 0)
+        self._look()
 
     def _group(self, index: int) -> dict[str, Any]:
         return self._optimizer.param_groups[index]
@@ -158,15 +172,27 @@ class ExponentialTwin:
         """The frame after the step and the twin's lr."""
         self._check(index)
         group = self._group(index)
-        asked = as_number(group["lr"]), as_number(group["weight_decay"]), group["momentum"]
-        frame, lr = next_frame(self._frames[index], *asked, decoupled=self._decoupled)
-        if isinstance(frame.scale, Tensor):
-            return Frame(torch.where(frame.scale > 0, frame.scale, torch.nan), frame.radial), lr
-        if frame.scale <= 0.5 * self._frames[index].scale:  # the decays in the buffer are about to turn the weight
-            self._move(index, Frame(self._frames[index].scale))
-            frame, lr = next_frame(self._frames[index], *asked, decoupled=self._decoupled)
-        _check_scale(frame)
-        return frame, lr
+        lr, decay = as_number(group["lr"]), as_number(group["weight_decay"])
+        if not isinstance(lr, Tensor) and not isinstance(decay, Tensor) and not 1 - lr * decay > 0:
+            raise ValueError(_TURNED)
+        frame, twin_lr = next_frame(self._frames[index], lr, decay, group["momentum"], decoupled=self._decoupled)
+        start = unwound(self._frames[index], frame)
+        if start is not self._frames[index]:
+            self._move(index, start)
+            frame, twin_lr = next_frame(start, lr, decay, group["momentum"], decoupled=self._decoupled)
+        return self._unless_lost(index, frame, twin_lr)
+
+    def _unless_lost(self, index: int, frame: Frame, lr: Number) -> tuple[Frame, Number]:
+        """Where there is no twin the group stops until the next look: the frame as it is, and lr 0."""
+        if not isinstance(frame.scale, Tensor):
+            if frame.scale <= 0:  # of weights that grew without a limit
+                raise ValueError(_TURNED)
+            return frame, lr
+        lr = as_tensor(lr, frame.scale.device)
+        lost = ~((frame.scale > 0) & lr.isfinite())
+        lost = lost if index not in self._lost else lost | self._lost[index].to(lost.device)
+        self._lost[index] = lost
+        return unless_skipped(lost, self._frames[index], frame), torch.where(lost, 0.0, lr)
 
     def _end(self) -> None:
         """Behind the step, ahead of everybody else: the user's settings, and the frame unless it was skipped."""
@@ -193,21 +219,21 @@ class ExponentialTwin:
                 for _, buffer in self._pairs(index, [p for p in self._group(index)["params"] if id(p) not in left]):
                     if buffer is not None:
                         local(buffer).mul_(after.scale / before.scale)
-            if not isinstance(after.scale, Tensor) or self._steps % _LOOK == 0:
-                self._renormalise(index)
+            shorter, power = renormalised(after, self._limit)
+            self._move(index, shorter)
+            self._powers[index] = self._powers[index] + power
         self._passed = {}
+        if self._steps % _LOOK == 0:
+            self._look()
 
-    def _renormalise(self, index: int) -> None:
-        frame = self._frames[index]
-        _check_scale(frame)
-        if frame.scale * self._limit < 1:
-            after, power = renormalised(frame)
-            self._move(index, after)
-            self._powers[index] += power
+    def _look(self) -> None:
+        """Waits for the device, where something lies there."""
+        if any(bool(lost) for lost in self._lost.values()):
+            raise ValueError(_TURNED)
 
     def _move(self, index: int, after: Frame) -> None:
         """The same run in another frame."""
-        if not isinstance(self._frames[index].scale, Tensor) and self._frames[index] == after:
+        if after is self._frames[index]:
             return
         change_frame(self._pairs(index, self._group(index)["params"]), self._frames[index], after)
         self._frames[index] = after
@@ -234,10 +260,3 @@ class ExponentialTwin:
         if (group["momentum"] == 0) != self._still[index]:
             msg = f"`momentum` of group {index} must not change from or to 0 under a twin, found {group['momentum']}"
             raise ValueError(msg)
-
-
-def _check_scale(frame: Frame) -> None:
-    """Reads it on the host."""
-    if isnan(float(frame.scale)) or frame.scale <= 0:
-        msg = "`lr` x `weight_decay` must stay below 1 for a twin: the decay of one step would turn the weight round"
-        raise ValueError(msg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import frexp, nan
+from math import frexp, inf, nan
 from typing import Any
 
 import torch
@@ -76,30 +76,55 @@ def unless_skipped(found_inf: Tensor | None, before: Frame, after: Frame) -> Fra
     return Frame(torch.where(skipped, scale, new_scale), torch.where(skipped, radial, new_radial))
 
 
-def renormalised(frame: Frame) -> tuple[Frame, int]:
-    """The frame whose scale is times a power of two in [1/2, 1), and that power; by powers of two nothing is rounded.
+def unwound(frame: Frame, after: Frame) -> Frame:
+    """`frame`, without the decays in its buffer where they would turn the weight in the step to `after`, or nearly.
 
-    Reads the scale on the host.
+    The same object where it is known to stay; waits for no device.
 
     Example:
-        >>> renormalised(Frame(0.001, 3.0))
+        >>> unwound(Frame(0.5, 3.0), Frame(0.1, 9.0))
+        Frame(scale=0.5, radial=0.0)
+    """
+    if _is_zero(frame.radial):
+        return frame
+    turned = after.scale <= 0.5 * frame.scale
+    if isinstance(turned, Tensor):
+        return Frame(frame.scale, torch.where(turned, 0.0, as_tensor(frame.radial, turned.device)))
+    return Frame(frame.scale) if turned else frame
+
+
+def renormalised(frame: Frame, limit: int | float) -> tuple[Frame, Number]:
+    """Where weights are longer than `limit` times the run's, the frame whose scale is in [1/2, 1), and by which power.
+
+    By powers of two nothing is rounded. Waits for no device.
+
+    Example:
+        >>> renormalised(Frame(0.001, 3.0), 256)
         (Frame(scale=0.512, radial=3.0), 9)
     """
-    _, exponent = frexp(float(frame.scale))
-    return Frame(frame.scale * 2.0**-exponent, frame.radial), -exponent
+    if limit == inf:
+        return frame, 0
+    if isinstance(frame.scale, Tensor):
+        mantissa, exponent = torch.frexp(frame.scale)
+        long = frame.scale * limit < 1
+        return Frame(torch.where(long, mantissa, frame.scale), frame.radial), torch.where(long, -exponent, 0).double()
+    mantissa, exponent = frexp(frame.scale)
+    return (Frame(mantissa, frame.radial), -exponent) if frame.scale * limit < 1 else (frame, 0)
 
 
 @torch.no_grad()
 def change_frame(pairs: Iterable[tuple[Tensor, Tensor | None]], before: Frame, after: Frame) -> None:
     """Write the twin's weights and buffers in another frame; the run that they stand for stays the same."""
-    ratio = before.scale / after.scale
-    mixed = (before.radial - after.radial) * after.scale * after.scale
+    ratio = None if before.scale is after.scale else before.scale / after.scale
+    mixed = 0.0 if before.radial is after.radial else (before.radial - after.radial) * after.scale * after.scale
     for weight, buffer in pairs:
         w = local(weight)
-        w.mul_(ratio)
+        if ratio is not None:
+            w.mul_(ratio)
         if buffer is not None:
             v = local(buffer)
-            v.mul_(1.0 / ratio)
+            if ratio is not None:
+                v.mul_(1.0 / ratio)
             if not _is_zero(mixed):
                 v.add_(w * mixed)
 
@@ -110,14 +135,16 @@ def as_tensor(x: Number, device: torch.device) -> Float64[Tensor, ""]:
 
 
 def as_number(setting: Any) -> Number:
-    """A group's setting as a plain number, or in float64 where it lies in a tensor."""
-    return setting.detach().reshape(()).double() if isinstance(setting, Tensor) else setting
+    """A group's setting as a plain number, or in float64 on the device where it lies: reading it there would wait."""
+    if not isinstance(setting, Tensor):
+        return setting
+    return float(setting) if _is_host(setting) else setting.detach().reshape(()).double()
 
 
 def like_setting(number: Number, setting: Any) -> Any:
     """A number in the form of the setting it stands in for; fused CUDA kernels read a tensor's lr as float32."""
-    if not isinstance(number, Tensor):
-        return number
+    if not isinstance(number, Tensor):  # one that is known is not rounded to the setting's format
+        return torch.full_like(setting, number, dtype=torch.float64) if isinstance(setting, Tensor) else number
     if isinstance(setting, Tensor):
         return number.to(setting).reshape(setting.shape)
     return number if _is_host(number) else number.float()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import pi, tan
-from typing import Any
+from math import nan, pi, tan
+from typing import Any, ClassVar, Final
 
 import torch
 from jaxtyping import Float64
@@ -16,6 +16,7 @@ from truestep.core._sharding import add_shards, local, shards
 from truestep.invariance.controls._hold import AbstractHold
 
 Number = int | float | Float64[Tensor, ""]
+_ALONG: Final = 1e-14  # of a step's square: what rounding leaves across the weight of a step along it
 
 
 def turning_lr(step: Gram, angle: int | float) -> Float64[Tensor, "*blocks"]:
@@ -23,7 +24,8 @@ def turning_lr(step: Gram, angle: int | float) -> Float64[Tensor, "*blocks"]:
 
     .. math:: \eta = \frac{\tan\theta\,\|w\|}{\|u_\perp\| + \tan\theta\,\langle w, u\rangle/\|w\|}
 
-    Negative or not finite where no lr does.
+    Negative or infinite where no lr does: the step lengthens w so much that even a long one turns it by less. nan for
+    a step that shortens w alone (decay), or none: the lr of the formula would bring w to 0.
 
     Example:
         >>> w, u = torch.tensor([[2.0, 0.0], [0.0, 4.0]])
@@ -31,7 +33,9 @@ def turning_lr(step: Gram, angle: int | float) -> Float64[Tensor, "*blocks"]:
         tensor(0.5000, dtype=torch.float64)
     """
     norm = step.ww.sqrt()
-    across = (step.dd - step.wd**2 / step.ww).clamp_min(0.0).sqrt()
+    square = (step.dd - step.wd**2 / step.ww).clamp_min(0.0)
+    shortens = (square <= _ALONG * step.dd) & (step.wd >= 0)
+    across = torch.where(shortens, nan, square).sqrt()
     return tan(angle) * norm / (across + tan(angle) * step.wd / norm)
 
 
@@ -71,11 +75,18 @@ class HoldAngle(AbstractHold):
         angle: :math:`\theta` in radians, between 0 and pi/2; may be set between steps.
 
     Raises:
-        ValueError: If the optimizer is no SGD, a group holds other weights, or `angle` is out of its range.
+        ValueError: If the optimizer is no SGD, a group holds other weights, `angle` is out of its range (in a loaded
+            state too), or another hold or an `ExponentialTwin` sets their lr already.
 
     Note:
-        Where no lr gives the angle (zero gradients), lr stays as it was. A lr in plain numbers costs one read of the
-        device a step; with `lr=torch.tensor(...)` nothing waits.
+        Without decay the norm of a scale-invariant weight grows by :math:`1/\cos\theta` a step, and lr with its square.
+        With momentum a growing lr lets the old buffer dominate: the weights come to lie along it, and no lr turns them
+        by the angle any more. Such steps are taken with the last lr, counted in `missed`, and the first one warns; the
+        norm runs away. Put a `UnitSphere` on the same weights, or give them weight decay: the norm stays in bounds, and
+        misses are rare as long as :math:`\theta/(1-\mu)`, the turn that the buffer remembers, is small.
+
+        A gradient of zero leaves lr as it was and is no miss. A lr in plain numbers costs one read of the device a
+        step; with `lr=torch.tensor(...)` on the device nothing waits, and the warning comes once `missed` is read.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([3.0, 0.0]))
@@ -91,12 +102,17 @@ class HoldAngle(AbstractHold):
         Note: Deviation: each step by the same angle, through lr.
     """
 
+    _cause: ClassVar[str] = (
+        "no lr turns the weights by `angle`, for momentum lengthens them too much; put a `UnitSphere` on them or give "
+        "them weight decay, else take a smaller angle or less momentum"
+    )
+
     def __init__(self, optimizer: Optimizer, params: Mapping[str, Tensor], angle: int | float) -> None:
         if type(optimizer) is not SGD:
             found = type(optimizer).__name__
             msg = f"`optimizer` must be torch.optim.SGD, found {found}: its step is not known before it is taken"
             raise ValueError(msg)
-        super().__init__(optimizer, params, _acute(angle), "ready")
+        super().__init__(optimizer, params, angle, "ready")
 
     @property
     def angle(self) -> int | float:
@@ -105,7 +121,14 @@ class HoldAngle(AbstractHold):
 
     @angle.setter
     def angle(self, value: int | float) -> None:
-        self._target = _acute(value)
+        self._target = self._checked(value)
+
+    @staticmethod
+    def _checked(target: int | float) -> int | float:
+        if not 0 < target < pi / 2:
+            msg = f"`angle` must be in radians between 0 and pi/2, found {target}"
+            raise ValueError(msg)
+        return target
 
     def _lr(self, group: dict[str, Any]) -> Float64[Tensor, ""]:
         columns = [self._direction(p, group).columns().reshape(1, 6) for p in group["params"]]
@@ -128,10 +151,3 @@ class HoldAngle(AbstractHold):
         decay = decay.to(w.device).double().reshape(()) if isinstance(decay, Tensor) else decay
         dampening = 0.0 if buffer is None else group["dampening"]
         return sgd_direction(true, decay, group["momentum"], dampening=dampening, nesterov=group["nesterov"])
-
-
-def _acute(angle: int | float) -> int | float:
-    if not 0 < angle < pi / 2:
-        msg = f"`angle` must be in radians between 0 and pi/2, found {angle}"
-        raise ValueError(msg)
-    return angle

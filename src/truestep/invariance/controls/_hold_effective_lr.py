@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float64
 from torch import Tensor
@@ -31,10 +31,12 @@ class HoldEffectiveLR(AbstractHold):
         effective_lr: :math:`\alpha > 0`; may be set between steps.
 
     Raises:
-        ValueError: If the optimizer is another one, a group holds other weights, or `effective_lr` is not positive.
+        ValueError: If the optimizer is another one, a group holds other weights, `effective_lr` is not positive (in
+            a loaded state too), or another hold or an `ExponentialTwin` sets their lr already.
 
     Note:
-        A lr in plain numbers costs one read of the device a step; with `lr=torch.tensor(...)` nothing waits.
+        A lr in plain numbers costs one read of the device a step; with `lr=torch.tensor(...)` on the device nothing
+        waits.
 
     Example:
         >>> import torch
@@ -49,13 +51,15 @@ class HoldEffectiveLR(AbstractHold):
         van Laarhoven, 2017, eq. 5, read the other way round.
     """
 
+    _cause: ClassVar[str] = "the weights' norm is 0 or not finite"
+
     def __init__(self, optimizer: Optimizer, params: Mapping[str, Tensor], effective_lr: int | float) -> None:
         if type(optimizer) not in (SGD, Adam, AdamW):
             found = type(optimizer).__name__
             msg = f"`optimizer` must be SGD, Adam or AdamW of torch.optim, found {found}: its effective lr is not known"
             raise ValueError(msg)
         self._squared = type(optimizer) is SGD
-        super().__init__(optimizer, params, _positive(effective_lr), "before")
+        super().__init__(optimizer, params, effective_lr, "before")
 
     @property
     def effective_lr(self) -> int | float:
@@ -64,15 +68,15 @@ class HoldEffectiveLR(AbstractHold):
 
     @effective_lr.setter
     def effective_lr(self, value: int | float) -> None:
-        self._target = _positive(value)
+        self._target = self._checked(value)
+
+    @staticmethod
+    def _checked(target: int | float) -> int | float:
+        if not 0 < target < float("inf"):
+            msg = f"`effective_lr` must be a positive number, found {target}"
+            raise ValueError(msg)
+        return target
 
     def _lr(self, group: dict[str, Any]) -> Float64[Tensor, ""]:
         square = squared_norm(group["params"])
         return self._target * (square if self._squared else square.sqrt())
-
-
-def _positive(effective_lr: int | float) -> int | float:
-    if not 0 < effective_lr < float("inf"):
-        msg = f"`effective_lr` must be a positive number, found {effective_lr}"
-        raise ValueError(msg)
-    return effective_lr

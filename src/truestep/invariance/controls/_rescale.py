@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from truestep.core import warn
 from truestep.core._around import kept_by
 from truestep.core._sharding import local
 from truestep.invariance.controls._groups import whole_groups
@@ -62,16 +63,20 @@ def rescale(optimizer: Optimizer, params: Mapping[str, Tensor], c: int | float, 
         optimizer: `torch.optim.SGD`, `Adam` or `AdamW`.
         params: The weights by name, all that their parameter groups hold; the loss must not see their norms.
         c: Positive factor; a power of two rounds nothing.
-        scheduler: The lr scheduler on the optimizer, or a sequence of them (an empty one if none is used any more).
+        scheduler: The lr scheduler on the optimizer, or a sequence of them (an empty one if none is used any more);
+            each is rescaled once, those inside a `SequentialLR` or `ChainedScheduler` too. That none is given though
+            there is one is noticed by the `initial_lr` that every `LRScheduler` leaves in the groups;
+            `ReduceLROnPlateau` leaves nothing: do not forget it, its `min_lr` would stay where it was.
 
     Raises:
         ValueError: If the optimizer is another one, a group holds other weights, `c` is not positive, the optimizer
-            has a scheduler that is not given or a `UnitSphere` or `ExponentialTwin` on it, or a scheduler has one
-            `eta_min` for groups of which some stay.
+            has had a scheduler (its groups hold `initial_lr`) and none is given, a `UnitSphere` or `ExponentialTwin`
+            keeps the weights' norms, or a scheduler has one `eta_min` for groups of which some stay.
 
     Note:
         Exact up to the norm layers' eps. An eps of Adam's that were not divided would matter where a gradient is
-        almost zero. Settings are replaced, tensors too: capture a CUDA graph of the step afterwards.
+        almost zero. Settings are replaced, tensors too: capture a CUDA graph of the step afterwards. Of a scheduler
+        that is not torch's own the lrs under torch's names are changed, and a warning says that others are not.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
@@ -84,16 +89,17 @@ def rescale(optimizer: Optimizer, params: Mapping[str, Tensor], c: int | float, 
         Li & Arora, 2020; Li, Lyu & Arora, 2020, sec. 3 (SGD). Note: Deviation: the buffer and Adam's forms.
     """
     held = whole_groups(optimizer, params)
-    if kept := kept_by(optimizer):
+    if kept := kept_by(optimizer, "norms", params.values()):
         msg = f"`optimizer` must have no {kept[0]} on it, which keeps the weights' old length; close it, attach it anew"
         raise ValueError(msg)
-    schedulers = _schedulers(optimizer, held, scheduler)
+    schedulers = [*{id(each): each for each in _schedulers(optimizer, held, scheduler)}.values()]
     if not 0 < c < torch.inf:
         msg = f"`c` must be a positive number, found {c}"
         raise ValueError(msg)
     rules = {index: powers(optimizer, optimizer.param_groups[index]) for index in held}
     for each in schedulers:
         _check_shared(each, held, len(optimizer.param_groups))
+    _warn_of_foreign(schedulers)
     for each in schedulers:
         _rescale_scheduler(each, {index: c**rule.lr for index, rule in rules.items()})
     for index, rule in rules.items():
@@ -118,7 +124,10 @@ def _rescale_group(optimizer: Optimizer, group: dict[str, Any], rule: Powers, c:
 
 
 def _schedulers(optimizer: Optimizer, held: list[int], scheduler: Any) -> list[Any]:
-    """All schedulers, those inside others too; raises where one is missing or belongs to another optimizer."""
+    """All schedulers, those inside others too, as often as they are reached.
+
+    Raises where none is given though there was one, or where one belongs to another optimizer.
+    """
     if scheduler is None and any("initial_lr" in optimizer.param_groups[index] for index in held):
         msg = (
             "`scheduler` must be given: `optimizer` has had one (its groups hold `initial_lr`), which would bring back "
@@ -144,6 +153,17 @@ def _check_shared(scheduler: Any, held: list[int], groups: int) -> None:
             f"{groups} groups; {len(held)} would be rescaled"
         )
         raise ValueError(msg)
+
+
+def _warn_of_foreign(schedulers: list[Any]) -> None:
+    """A subclass of torch's may keep a floor of its own under any name."""
+    foreign = {type(each).__name__ for each in schedulers if not type(each).__module__.startswith("torch.optim.")}
+    if foreign:
+        message = (
+            f"`scheduler` holds {', '.join(sorted(foreign))}, not torch's own: lrs that it keeps under other names (a "
+            "floor, say) stay as they are; rescale them yourself"
+        )
+        warn(message, stacklevel=5)
 
 
 def _rescale_scheduler(scheduler: Any, factors: Mapping[int, int | float]) -> None:

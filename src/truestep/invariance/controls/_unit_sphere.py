@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from truestep.core import warn
-from truestep.core._around import Around
+from truestep.core._around import Around, check_beside, keeps
 from truestep.core._hooks import check_hooks
 from truestep.core._sharding import local
 from truestep.invariance.controls._groups import check_stepped
@@ -63,8 +63,8 @@ class UnitSphere:
             number moves the weights there at once.
 
     Raises:
-        ValueError: If `optimizer` does not step one of `params`, a tensor has no units, a unit has norm 0, or `radius`
-            is not positive.
+        ValueError: If `optimizer` does not step one of `params`, a tensor has no units, a unit has norm 0, `radius` is
+            not positive, or another `UnitSphere` or an `ExponentialTwin` keeps their norms already.
 
     Note:
         Weight decay on projected weights only raises the effective lr, to :math:`\eta/(1-\eta\lambda)/\rho^2`: a
@@ -100,6 +100,7 @@ class UnitSphere:
         self._params = dict(params)
         self._per: Per = per
         _check(self._params, per, radius)
+        check_beside(optimizer, kept := keeps("UnitSphere", ["norms"], params.values()))
         _warn_of_decay(optimizer, self._params)
         norms = row_norms([*self._params.values()], per)
         whole = {name: whole_column(norm, x, per) for (name, x), norm in zip(self._params.items(), norms, strict=True)}
@@ -107,7 +108,7 @@ class UnitSphere:
         self._keep(whole if radius is None else {name: torch.full_like(x, radius) for name, x in whole.items()})
         if radius is not None:
             self._project()
-        self._around = Around(optimizer, first=self._project, keeps="UnitSphere")
+        self._around = Around(optimizer, first=self._project, keeps=kept)
 
     def state_dict(self) -> dict[str, Any]:
         """The radii by name: of all units, also where this rank holds a part of them."""

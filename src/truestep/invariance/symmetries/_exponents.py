@@ -61,6 +61,12 @@ def shortest(exact: list[Vector]) -> list[Vector]:
     return sorted(_reduced(_independent(sorted(pool, key=_length), len(exact))), key=_support)
 
 
+def basis(vectors: list[Vector]) -> list[Vector]:
+    """Short vectors that span what the given ones, perhaps too many, span."""
+    chosen = _independent(sorted(set(vectors), key=_length), len(vectors))
+    return shortest(chosen) if chosen else []
+
+
 def _independent(vectors: list[Vector], wanted: int) -> list[Vector]:
     """The first vectors that do not depend on those before them: with the shortest first, the shortest basis."""
     chosen, basis = list[Vector](), list[Tensor]()

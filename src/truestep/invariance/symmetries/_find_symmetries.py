@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from truestep.core import is_distributed
 from truestep.core._names import named_parameters, unwrapped
 from truestep.core._preserved import preserved
+from truestep.invariance.symmetries._eps import less_eps
 from truestep.invariance.symmetries._granularity import residual
 from truestep.invariance.symmetries._probe import Probe, Row
 from truestep.invariance.symmetries._search import BUDGET, OWN_LEAST, ROUNDING, Found, Rows, search
@@ -30,9 +31,10 @@ def find_symmetries(
 
     Each row b has a batch and random weights :math:`w^{(b)}` near the model's of its own: what holds at one weight
     only, such as a fresh bias of zero, is no symmetry. The null space of S is given in a basis of small whole
-    exponents, and kept if :math:`|S a|` falls as :math:`c^{-2}` when probed again at :math:`w_k c^{a_k}`, or is
-    rounding: a norm layer's eps breaks a symmetry by :math:`\epsilon / \operatorname{var} \propto c^{-2}`. How much it
-    does at the model's own weights is told for each finding.
+    exponents, and kept if :math:`|S a|` is small and falls as :math:`c^{-2}`, or to rounding, when probed again at
+    :math:`w_k c^{a_k}`: a norm layer's eps breaks a symmetry by :math:`\epsilon / \operatorname{var} \propto c^{-2}`.
+    It is made 256 times smaller meanwhile where a module has it as an attribute (`eps`, `variance_epsilon`). How much
+    it breaks at the model's own weights is told for each finding.
 
     It takes at most K + 8 backward passes, and 3 more for each set of candidates that proves none: rows of S until
     there are 8 more than its rank, 3 for probing again, and the rest, 3 to 8, at the model's own weights. Small
@@ -41,7 +43,8 @@ def find_symmetries(
     (BatchNorm in eval mode is not scale invariant); where it is in train mode, parts held in eval mode stay so.
 
     Tensors are atomic: a symmetry of the queries in a fused qkv is not seen. Frozen tensors are held as they are,
-    since they never move. A tied tensor is one. Under DDP each rank looks on its own batches.
+    since they never move. A tied tensor is one. Units are looked for along dimension 0: of a transposed convolution the
+    tensor alone is named. Under DDP each rank looks on its own batches.
 
     Args:
         model: The model, bare or wrapped by DDP or torch.compile; names are those of the bare one.
@@ -53,8 +56,8 @@ def find_symmetries(
         A `Symmetries`; its `labels()` go to `truestep.watch(symmetries=...)`.
 
     Raises:
-        ValueError: If there is no trainable parameter or no batch, a parameter is sharded or narrower than float32, or
-            gradients are not finite.
+        ValueError: If there is no trainable parameter or no batch, a parameter is sharded or narrower than float32,
+            `loss_fn` computes under autocast, checkpoints are reentrant, or gradients are not finite.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
@@ -78,7 +81,8 @@ def find_symmetries(
         if not model.training:
             model.train()
         probe = Probe(model, parameters, taken, loss_fn, seed)
-        found, rows = search(probe, rounding)
+        with less_eps(model):
+            found, rows = search(probe, rounding)
         again = probe.passes - rows
         own = min(len(taken), OWN, max(OWN_LEAST, len(parameters) + BUDGET - probe.passes))
         return _measured(probe, list(parameters), found, _tables(model), (rows, again, own))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nan
+
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -28,9 +30,12 @@ def granularity(units: Float64[Tensor, "rows units sums"]) -> tuple[str, int]:
 
 
 def residual(units: Float64[Tensor, "rows units sums"], width: int) -> float:
-    r"""Root mean square of :math:`\langle w,g\rangle / \|w\|\|g\|` over parts of `width` units; dead parts left out."""
+    r"""Root mean square of :math:`\langle w,g\rangle / \|w\|\|g\|` over parts of `width` units; nan of dead ones.
+
+    Dead parts beside living ones are left out.
+    """
     parts = units.unflatten(1, (-1, width))
     size = parts[..., 1].square().sum(-1).sqrt()
     seen = size > 1e-6 * size.amax(-1, keepdim=True)  # below, only rounding is left
     cosines = (parts[..., 0].sum(-1) / size)[seen]
-    return float(cosines.square().mean().sqrt()) if cosines.numel() else 0.0
+    return float(cosines.square().mean().sqrt()) if cosines.numel() else nan

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,11 @@ from truestep.core._mean_loss import mean_loss
 from truestep.invariance.symmetries._noise import Noise
 
 Exponents = Float64[Tensor, " tensors"]
+_BITS = 32
+_REENTRANT = (
+    "`model` uses reentrant checkpoints, whose gradients only `backward` computes; look at it with "
+    "use_reentrant=False, or without checkpoints"
+)
 _CHUNK = 1 << 16  # elements converted at a time: fresh memory would cost more than the product
 
 
@@ -86,12 +91,52 @@ class Probe:
         return Row(wg, size) if bool(torch.isfinite(wg + size).all()) else None
 
     def _backward(self, batch: Any, index: int) -> list[Tensor]:
-        torch.manual_seed(self._seed + index)
+        first = self.passes == 0
         self.passes += 1
-        with torch.enable_grad(), _local(self._model):
-            loss, _ = mean_loss(self._loss_fn(self._model, batch))
-            found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        with torch.enable_grad(), _local(self._model), _narrow_refused(self._model) if first else nullcontext():
+            found = _gradients(self._loss(batch, index), self.parameters)
+            if first and any(g is None for g in found):
+                self._check_checkpoints(self._loss(batch, index), found)
         return [_dense(p, g) for p, g in zip(self.parameters, found, strict=True)]
+
+    def _loss(self, batch: Any, index: int) -> Tensor:
+        torch.manual_seed(self._seed + index)
+        return mean_loss(self._loss_fn(self._model, batch))[0]
+
+    def _check_checkpoints(self, loss: Tensor, found: Sequence[Tensor | None]) -> None:
+        """Raise where a backward fills gradients that `autograd.grad` does not see."""
+        loss.backward()
+        hidden = any(p.grad is not None and g is None for p, g in zip(self.parameters, found, strict=True))
+        for p in self.parameters:
+            p.grad = None
+        if hidden:
+            raise ValueError(_REENTRANT)
+
+
+def _gradients(loss: Tensor, parameters: list[Tensor]) -> tuple[Tensor | None, ...]:
+    try:
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
+    except RuntimeError as error:
+        if "heckpoint" in str(error):
+            raise ValueError(_REENTRANT) from error
+        raise
+
+
+@contextmanager
+def _narrow_refused(model: nn.Module) -> Generator[None, None, None]:
+    """Raise where a module gives numbers narrower than float32, as autocast does: their rounding hides symmetries."""
+
+    def look(module: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and torch.finfo(output.dtype).bits < _BITS:
+            msg = f"`loss_fn` computes in {output.dtype} ({type(module).__name__}), whose rounding hides symmetries"
+            raise ValueError(f"{msg}; leave out autocast")
+
+    handles = [module.register_forward_hook(look) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _dense(p: Tensor, g: Tensor | None) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Final
 
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from truestep.invariance.symmetries._exponents import Vector, readable
+from truestep.invariance.symmetries._exponents import Vector, basis, readable
 from truestep.invariance.symmetries._granularity import granularity
 from truestep.invariance.symmetries._null_space import null_space
 from truestep.invariance.symmetries._probe import Probe, Row
@@ -18,13 +19,15 @@ from truestep.invariance.symmetries._probe import Probe, Row
 MARGIN = 8  # rows beyond the rank of S, where the budget allows
 CANDIDATE = 0.03  # cosine, and share of the largest singular value, up to which a symmetry is looked for
 LOOSE = 0.1
+LARGEST = 2e-3  # residual of a symmetry: eps leaves 3e-5 (in a layer whose eps is not found 3e-3); an almost-ReLU 4e-3
 BUDGET = 8  # passes beyond one for each tensor: all of them, unless a candidate is refuted
 AGAIN = 3  # rows that are probed again with a candidate's weights scaled by C along its exponents
-C: Final = 16.0
 OWN_LEAST = 3  # passes kept for the model's own weights
-FALL = C**-1.5  # nearer to c^-2, an eps, than to c^-1: gamma alone while beta is small beside it
-SMALL = 3  # times rounding: a softmax cancels more digits
+MOST_TRIES = 6  # sets of candidates, 3 passes each
+C: Final = 16.0
+FALLS: Final = (0.5 * C**-2, 2 * C**-2)  # what eps leaves falls as c^-2; where a function saturates it is otherwise
 ROUNDING = 100  # residuals of so many eps are rounding; the same for sizes over the largest
+SMALL = 3  # times that, where a softmax has cancelled digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,15 @@ class Rows:
         return cls(torch.stack([row.wg for row in rows]) / largest, torch.stack([row.size for row in rows]) / largest)
 
     def residual(self, exponents: Sequence[int]) -> float:
-        r"""Root mean square over rows of :math:`|\sum a_k S_k| / \sqrt{\sum a_k^2 \|w_k\|^2\|g_k\|^2}`."""
+        r"""Root mean square over rows of :math:`|\sum a_k S_k| / \sqrt{\sum a_k^2 \|w_k\|^2\|g_k\|^2}`; nan of none."""
         a = torch.tensor(exponents, dtype=torch.float64)
         size = (self.size * a).norm(dim=1)
-        return float(((self.wg @ a) / size)[size > 0].square().mean().sqrt()) if bool((size > 0).any()) else 0.0
+        return float(((self.wg @ a) / size)[size > 0].square().mean().sqrt()) if bool((size > 0).any()) else nan
+
+    def share(self, exponents: Sequence[int]) -> float:
+        """Root mean square of the same sum over the row's largest size: what rounding of the others may leave there."""
+        a = torch.tensor(exponents, dtype=torch.float64)
+        return float(((self.wg @ a) / a.norm()).square().mean().sqrt())
 
     def cancelled(self, exponents: Sequence[int]) -> float:
         r"""Median of the same over :math:`\sqrt{\sum a_k^2 S_k^2}`: how far the terms cancel; deaf to none of them."""
@@ -119,28 +127,31 @@ def _enough(rows: Rows, rounding: float) -> bool:
 def confirmed(
     probe: Probe, rows: Rows, none: Bool[Tensor, " tensors"], rounding: float
 ) -> tuple[dict[int, tuple[str, int]], list[Vector]]:
-    """Tensors alone (label and width) and generators over the rest: the most that all fall when probed again at once.
+    """Tensors alone (label and width) and generators over the rest: all that fall when probed again at once.
 
     A tensor that does not fall is no candidate any more, and the rest is looked at anew; where only generators do not,
-    the direction that S sees best is given up.
+    those that do are kept, the direction that S sees best is given up, and what is left is tried again.
     """
     number = len(none)
     alone = (~none & (rows.cosines() < CANDIDATE)).nonzero().flatten().tolist()
-    given_up = 0
-    while True:
+    given_up, kept, units = 0, list[Vector](), dict[int, list[Tensor]]()
+    for _ in range(MOST_TRIES):
         joint, given_up = _generators(rows, [k for k in range(number) if not none[k] and k not in alone], given_up)
         single = [tuple(int(k == at) for k in range(number)) for at in alone]
         if not single and not joint:
-            return {}, []
+            break
         units = {at: list[Tensor]() for at in alone}
         again = Rows.of(list(_again(probe, [*single, *joint], units)))
         fallen = [at for at, v in zip(alone, single, strict=True) if _falls(rows, again, v, rounding)]
         if fallen != alone:
-            alone, given_up = fallen, 0
-        elif all(_falls(rows, again, v, rounding) for v in joint):
-            return {at: granularity(torch.stack(seen)) for at, seen in units.items()}, joint
-        else:
-            given_up += 1
+            alone, given_up, units = fallen, 0, {}
+            continue
+        fell = [v for v in joint if _falls(rows, again, v, rounding)]
+        kept += fell
+        if fell == joint:
+            break
+        given_up += 1
+    return {at: granularity(torch.stack(seen)) for at, seen in units.items()}, basis(kept)
 
 
 def _generators(rows: Rows, left: list[int], given_up: int) -> tuple[list[Vector], int]:
@@ -174,7 +185,14 @@ def _again(probe: Probe, vectors: Sequence[Vector], units: dict[int, list[Tensor
 
 
 def _falls(rows: Rows, again: Rows, vector: Vector, rounding: float) -> bool:
-    """Whether the residual is rounding, at one of the scales, or falls as c^-2."""
+    """Whether the residual is small and falls as c^-2, or to rounding.
+
+    Both are needed: a SiLU is nearly a ReLU, and a tanh a sign, at weights so large.
+    """
     first = Rows(rows.wg[:AGAIN], rows.size[:AGAIN])  # the same weights and batches: only the scale differs
     before, after = first.residual(vector), again.residual(vector)
-    return min(before, after) <= SMALL * rounding or after <= FALL * before
+    if max(before, rows.residual(vector)) > LARGEST:
+        return False
+    if after <= SMALL * rounding or again.share(vector) <= rounding:
+        return True
+    return FALLS[0] * before <= after <= FALLS[1] * before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isnan, nan
 
 Exponents = dict[str, int]
 
@@ -23,7 +24,7 @@ class Symmetries:
             behind weights that are zero: what is said of the others does not rest on them, and they may come back.
         sensitive: Tensors whose norm the loss sees, in no generator.
         residuals: Up to what the tensors in `alone` are invariant at the model's own weights: the cosine of weight and
-            gradient (root mean square over parts), 0 but for the norm layers' eps and rounding.
+            gradient (root mean square over parts), 0 but for the norm layers' eps and rounding; nan without a gradient.
         joint_residuals: The same for `joint`, :math:`|\sum a_k\langle w_k,g_k\rangle| / \sqrt{\sum a_k^2 \|w_k\|^2
             \|g_k\|^2}`.
         widths: Units in a part, for the tensors in `alone`.
@@ -55,8 +56,8 @@ class Symmetries:
         return "\n".join(
             [
                 f"{len(self.alone)} tensors scale invariant alone, {len(self.joint)} joint groups",
-                *(f"  {self._part(name):13} {name}  up to {self._up_to(name)}" for name in self.alone),
-                *(f"  joint         {_powers(a)}  up to {x:.0e}" for a, x in self._pairs()),
+                *(f"  {self._part(name):13} {name}  {_up_to(self.residuals.get(name, nan))}" for name in self.alone),
+                *(f"  joint         {_powers(a)}  {_up_to(x)}" for a, x in self._pairs()),
                 *(f"  no effect     {name}" for name in self.no_effect),
                 *(f"  sensitive     {name}" for name in self.sensitive),
                 *(f"  dead          {name}: {_listed(units)}" for name, units in self.dead.items()),
@@ -67,12 +68,13 @@ class Symmetries:
         width = self.widths.get(name)
         return f"{self.alone[name]} of {width}" if self.alone[name] == "group" and width else self.alone[name]
 
-    def _up_to(self, name: str) -> str:
-        return f"{self.residuals[name]:.0e}" if name in self.residuals else "?"
-
     def _pairs(self) -> list[tuple[Exponents, float]]:
-        residuals = self.joint_residuals or [float("nan")] * len(self.joint)
+        residuals = self.joint_residuals or [nan] * len(self.joint)
         return list(zip(self.joint, residuals, strict=True))
+
+
+def _up_to(residual: float) -> str:
+    return "not measured: no gradient at the model's own weights" if isnan(residual) else f"up to {residual:.0e}"
 
 
 def _powers(exponents: Exponents) -> str:
