@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,16 +10,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tests import forked
 
-ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = timedelta(seconds=120)
 
 
 def seen_by_ranks(module: str, world: int, folder: Path, *arguments: str, **environment: str) -> list[Any]:
     """Run `python -m module FOLDER ARGUMENTS`, which calls `fork`, and return what each rank saw."""
-    command = [sys.executable, "-W", "ignore", "-m", module, str(folder), *arguments]
-    env = os.environ | environment
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False)
+    done = forked.run("-m", module, folder, *arguments, warn="ignore", **environment)
     assert done.returncode == 0, done.stderr[-4000:]
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 

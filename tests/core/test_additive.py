@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cases import RECORDS, assert_additive
 from tests.core.ranks import rows_of
@@ -23,6 +23,7 @@ def parts(x: Tensor, cuts: Sequence[int]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("record", RECORDS)
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(0, ROWS), max_size=6), power=st.integers(-10, 10))
 def test_a_record_is_the_sum_of_its_parts_records(record: str, cuts: list[int], power: int) -> None:
     x = torch.randn(ROWS, 3, 4, dtype=torch.float64) * 10.0**power

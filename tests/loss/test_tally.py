@@ -319,26 +319,26 @@ def test_a_lone_tensor_is_one_parameter() -> None:
 @pytest.mark.parametrize("scale", ["mean", "ref", "unit", "sqrt", "ngd"])
 def test_which_scales_forget_the_loss_s_size(scale) -> None:
     """300 SGD steps, the loss times c over 16 decades, its mean or its sum: the distance between the weights."""
+    forgets = scale in ("ref", "unit", "ngd")
     x, y = torch.randn(64, 4), torch.randn(64, 2)
     ends, start = {}, None
-    for c in (1.0, 1e-8, 1e8):
-        for reduction in ("mean", "sum"):
-            torch.manual_seed(3)
-            model, tally = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), Tally(scale=scale)
-            start = nn.utils.parameters_to_vector(model.parameters()).detach()
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
-            for _ in range(300):
-                optimizer.zero_grad()
-                loss = c * mse_loss(model(x), y, reduction=reduction)
-                tally.backward(loss, count=1)
-                tally.finish(model.parameters())
-                optimizer.step()
-            ends[c, reduction] = nn.utils.parameters_to_vector(model.parameters()).detach()
+    for c, reduction in ((1.0, "mean"), (1.0, "sum"), (1e-8, "sum"), (1e8, "mean")):
+        torch.manual_seed(3)
+        model, tally = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), Tally(scale=scale)
+        start = nn.utils.parameters_to_vector(model.parameters()).detach()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+        for _ in range(300 if forgets else 50):
+            optimizer.zero_grad()
+            loss = c * mse_loss(model(x), y, reduction=reduction)
+            tally.backward(loss, count=1)
+            tally.finish(model.parameters())
+            optimizer.step()
+        ends[c, reduction] = nn.utils.parameters_to_vector(model.parameters()).detach()
     reference = ends[1.0, "mean"]
     moved = (reference - start).norm()
     apart = max(float((end - reference).norm() / moved) for end in ends.values() if end.isfinite().all())
     exploded = any(not end.isfinite().all() for end in ends.values())
-    if scale in ("ref", "unit", "ngd"):
+    if forgets:
         assert not exploded
         assert apart < 1e-5
     else:

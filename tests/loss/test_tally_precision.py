@@ -1,14 +1,12 @@
 """The tally in half precision, under GradScaler, before clipping; one graph when compiled, no copy to the host."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
+from tests import forked
 from tests.loss.windows import batch, distance, gradient_of, net, wanted
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -16,7 +14,6 @@ from torch.nn.functional import cross_entropy
 from truestep.loss import Tally
 from truestep.loss._scale import Scale
 
-ROOT = Path(__file__).resolve().parents[2]
 SCALES = ("mean", "ref", "unit", "sqrt", "ngd")
 
 
@@ -105,8 +102,7 @@ def test_clipping_after_finish_sees_the_true_norm() -> None:
 
 def test_total_and_finish_are_one_graph_each_and_are_not_compiled_again() -> None:
     """In a process of its own: what checks the types here is not there for users, and dynamo cannot follow it."""
-    command = [sys.executable, "-W", "error", "-m", "tests.loss.compiled"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = forked.run("-m", "tests.loss.compiled", warn="error")
     assert done.returncode == 0, done.stderr
     runs = json.loads(done.stdout)
     assert {run["scale"] for run in runs} == set(SCALES)

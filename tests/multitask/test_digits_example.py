@@ -1,16 +1,12 @@
 """The example on digits: real tasks in their own units."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.scripts import example
-
-SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "digits_tasks.py"
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +35,13 @@ def test_the_plain_sum_spends_nearly_all_on_the_ink_and_a_rule_spends_as_it_says
     assert balanced.report.step_factor == pytest.approx(1)
 
 
-def test_it_prints_a_row_for_each_method(script: Any) -> None:
-    command = [sys.executable, str(SCRIPT), "--seeds", "1", "--epochs", "1"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+@pytest.mark.usefixtures("unchecked")
+def test_it_prints_a_row_for_each_method(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["digits_tasks.py", "--seeds", "1", "--epochs", "1"])
+    monkeypatch.setattr(script, "LRS", script.LRS[:2])
+    script.main()
+    printed = capsys.readouterr().out
     for method in script.METHODS:
         assert printed.count(f"| {method} |") == len(script.PROBLEMS)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests import forked
 from tests.multitask.nets import (
     RULES,
     Net,
@@ -31,7 +29,6 @@ from torch.autograd.function import once_differentiable
 from truestep.multitask import Balancer
 from truestep.multitask._gradnorm import GradNorm
 
-ROOT = Path(__file__).resolve().parents[3]
 EXTREME = {"a": 1e-6, "b": 1.0, "c": 1e6}
 PLACES = ["z", "z, gram", "weight", "weight in windows", "below", "below in windows"]
 
@@ -194,8 +191,7 @@ def true_gradients_of(model: Net, x: Tensor, y: Vectors) -> dict[str, Vectors]:
 
 
 def test_compiled_trunks_heads_losses_and_steps_give_the_plain_weights_and_gradients() -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.multitask.compiled", "aot_eager"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = forked.run("-m", "tests.multitask.compiled", "aot_eager", warn="ignore")
     assert done.returncode == 0, done.stderr[-4000:]
     for what, errors in json.loads(done.stdout).items():
         assert len(errors) == 3
