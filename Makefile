@@ -28,7 +28,7 @@ check: $(VENV)/.installed ## format, lint, types (pyright, strict) and who may i
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports --no-logo
 
-lab: $(VENV)/.demo ## judge every claim again and say what changed against the committed results
+lab: $(VENV)/.installed ## judge every claim again and say what changed against the committed results
 	@$(BIN)/truestep lab run
 
 docs: $(VENV)/.installed ## build the documentation; a warning is an error
@@ -59,4 +59,5 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml $(CONSTRAINTS)
 $(VENV)/.installed: $(VENV)/.demo
 	@echo "installing what checks, tests and documents it"
 	@$(PIP) -e '.[dev]'
+	@$(PIP) --no-deps curvlinops-for-pytorch backpack-for-pytorch
 	@touch $@

@@ -6,6 +6,7 @@
 | `truestep.invariance` | weights whose norm does not matter |
 | `truestep.loss` | losses -> one scalar whose scale you know |
 | `truestep.multitask` | several losses -> one, without one shouting |
+| `truestep.conditioning` | the geometry a step meets |
 | `truestep.recipe` | the same training at another batch size |
 | `truestep.monitor` | watch a run, report on it |
 | `truestep.integrations` | the Trainers of other packages |
