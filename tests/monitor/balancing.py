@@ -78,11 +78,20 @@ class Tasks:
 
 
 def as_version_1(path: Path) -> None:
-    """Make a record what an older truestep wrote: one without tables of tasks."""
+    """Make a record what an older truestep wrote: one without tables of tasks or of covariate shift."""
+    as_version_2(path)
     with closing(sqlite3.connect(path)) as connection, connection:
         for table in ("task", "task_step", "balance_step"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("PRAGMA user_version = 1")
+
+
+def as_version_2(path: Path) -> None:
+    """Make a record what an older truestep wrote: one without tables of covariate shift."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for table in ("layer", "shift_step", "layer_shift"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("PRAGMA user_version = 2")
 
 
 def told(balances: Any) -> list[Any]:

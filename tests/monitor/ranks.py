@@ -142,6 +142,58 @@ def failing(rank: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def shift_loss(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss of every sample, and their weights."""
+    return model(x).square().mean(1), torch.ones(len(x), dtype=x.dtype)
+
+
+def shift_batches(rank: int, world: int) -> list[torch.Tensor]:
+    """This rank's part of three batches, far from zero mean."""
+    x = torch.randn(3, BATCH, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(9)) + 1.0
+    return [batch.chunk(world)[rank] for batch in x]
+
+
+def measured(model: nn.Module, rank: int, world: int, run_dir: Path, fails: str = "") -> dict[str, Any]:
+    """A run measured before its steps 1 and 2; at 1 something may fail: "loss" or "batch", and in which pass."""
+    calls = 0
+
+    def loss_fn(model: nn.Module, x: torch.Tensor) -> Any:
+        nonlocal calls
+        calls += 1
+        return boom() if f"loss {calls}" == fails else shift_loss(model, x)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    found: list[Any] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with watch(model, optimizer, run_dir, every=1, console=None) as run:
+            for step in range(3):
+                if step:
+                    batches = map(boom, [0]) if step == 1 and fails == "batch" else iter(shift_batches(rank, world))
+                    found.append(run.covariate_shift(batches, loss_fn))
+                x = shift_batches(rank, world)[step]
+                optimizer.zero_grad()
+                model(x).square().mean().backward()
+                optimizer.step()
+    whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
+    return {
+        "rows": [one and one.rows() for one in found],
+        "warnings": [str(warning.message) for warning in caught],
+        "weights": torch.cat([p.detach().flatten() for p in whole]),
+    }
+
+
+def measuring(rank: int, folder: Path) -> dict[str, Any]:
+    """Runs whose covariate shift is measured on demand, where it succeeds and where it fails on rank 1 alone."""
+    models = {"shift, ddp": replicated, "shift, fsdp": sharded}
+    whole = {name: measured(make(), rank, WORLD, folder / name) for name, make in models.items()}
+    failed = {
+        f"shift, {fails} fails": measured(replicated(), rank, WORLD, folder / fails, fails if rank == 1 else "")
+        for fails in ("batch", "loss 2", "loss 5")
+    }
+    return {**whole, **failed}
+
+
 def see(rank: int, folder: Path) -> dict[str, Any]:
     """One rank's life."""
     if rank == 0:
@@ -155,6 +207,7 @@ def see(rank: int, folder: Path) -> dict[str, Any]:
         "auto": agreeing(rank, folder),
         "no disk": train(sharded(), rank, WORLD, run_dir=folder / "a file", every=2, console=None),
         **failing(rank, folder),
+        **measuring(rank, folder),
     }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from truestep.core import never, warn
-from truestep.monitor._inputs import checked_parameters, held, named_optimizers, number_or_scalar
+from truestep.monitor._inputs import checked_parameters, checked_symmetries, held, named_optimizers, number_or_scalar
 
 
 def sgd() -> torch.optim.Optimizer:
@@ -44,6 +44,18 @@ def test_an_unknown_unit_is_refused_and_the_known_names_are_shown() -> None:
     message = "`units` names no parameter of the model: ['fc']; names are such as ['weight', 'bias']"
     with pytest.raises(ValueError, match=re.escape(message)):
         checked_parameters(nn.Linear(2, 1), ("weight", "fc"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"wieght": "unit"}, r"`symmetries` names no parameter of the model: \['wieght'\]"),
+        ({"weight": "Unit!"}, "`symmetries` must give each block one of unit, group, .*, found Unit!"),
+    ],
+)
+def test_a_symmetry_that_would_say_nothing_is_refused(labels: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        checked_symmetries(nn.Linear(2, 2), labels)
 
 
 def test_parameters_of_all_groups_are_held() -> None:

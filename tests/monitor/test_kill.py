@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def nursery() -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "tests.monitor.nursery"]
     with subprocess.Popen(

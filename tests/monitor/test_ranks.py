@@ -77,3 +77,18 @@ def test_a_failure_anywhere_is_heard_everywhere(
 ) -> None:
     pretend(monkeypatch, 0, others=[0, int(there)])
     assert Ranks([sharded]).agree(2, failed=here) == (2, True)
+
+
+@pytest.mark.parametrize(("here", "there"), [(False, False), (False, True), (True, False)])
+def test_a_failure_is_heard_on_every_rank_also_where_each_holds_everything(
+    here: bool, there: bool, one_rank: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = pretend(monkeypatch, 1, others=[int(there)])
+    assert Ranks([torch.ones(2)]).any_failed(failed=here) is (here or there)
+    assert said == [[int(here)]]
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_process_alone_hears_itself(failed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "all_reduce", None)
+    assert Ranks([torch.ones(2)]).any_failed(failed=failed) is failed

@@ -132,7 +132,7 @@ def test_a_record_of_another_version_is_named_with_both_versions(run_dir: Path) 
     connection = sqlite3.connect(run_dir / FILE)
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    assert "has record version 7, this truestep reads versions 1 to 2" in message(run_dir)
+    assert "has record version 7, this truestep reads versions 1 to 3" in message(run_dir)
 
 
 def test_a_file_that_is_no_database_is_damaged(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def spoil(path: Path, how: str) -> None:
         ("absent", "does not exist"),
         ("garbage", r"damaged \(file is not a database\)"),
         ("middle", "is damaged"),
-        ("version", "version 7, this truestep reads versions 1 to 2"),
+        ("version", "version 7, this truestep reads versions 1 to 3"),
         ("id", "holds run xyz, not abc"),
     ],
 )

@@ -135,6 +135,18 @@ def test_units_are_blocks_of_their_own_that_sum_up_to_the_whole(tmp_path: Path) 
     assert {told[name] for name in names} == {((4,), 4, "Linear.weight", "unit")}
 
 
+@pytest.mark.parametrize(
+    ("label", "of_unit"),
+    [("unit", "unit"), ("sensitive", "sensitive"), ("tensor", "part of a tensor"), ("group", "part of a group")],
+)
+def test_a_row_of_what_is_invariant_as_a_whole_is_not_said_to_be_so(label: str, of_unit: str, tmp_path: Path) -> None:
+    with Loop().watch(tmp_path, units=("fc.weight",), symmetries={"fc.weight": label}):
+        pass
+    with load_run(tmp_path) as record:
+        told = {block.name: block.symmetry for block in record.blocks}
+    assert (told["fc.weight"], told["fc.weight[0]"]) == (label, of_unit)
+
+
 def test_a_parameter_added_in_mid_run_is_noted_and_recorded_from_there_on(tmp_path: Path) -> None:
     loop = Loop()
     loop.model.fc.requires_grad_(False)

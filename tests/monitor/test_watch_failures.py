@@ -3,8 +3,6 @@
 import math
 import signal
 import sqlite3
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests import forked
 from tests.monitor.loops import Loop, assert_bit_equal, hooks, unwatched
 
 from truestep import Watch
@@ -21,7 +20,6 @@ from truestep.core import _recorder
 from truestep.monitor import _watch, load_run
 from truestep.monitor.sinks import _place, _sqlite, _writer
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 8
 pytestmark = pytest.mark.usefixtures("unchecked")  # beartype draws random numbers
 
@@ -299,8 +297,7 @@ ENDS += [("kill", -9, "running")] if hasattr(signal, "SIGKILL") else []
 def test_a_process_that_never_closes_its_watch_leaves_a_record_that_says_how_it_ended(
     how: str, code: int, status: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path), how]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = forked.run("-c", PROGRAM, tmp_path, how)
     assert done.returncode == code, done.stderr
     assert ("ArithmeticError: not ours" in done.stderr) if how == "error" else (done.stderr == "")
     with load_run(tmp_path) as record:

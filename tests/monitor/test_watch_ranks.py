@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from tests.gloo import seen_by_ranks
-from tests.monitor.ranks import STEPS, WORLD, build, train
+from tests.monitor.ranks import STEPS, WORLD, build, measured, train
 
 from truestep.core import Step
 from truestep.monitor import load_run
@@ -117,3 +117,57 @@ def test_the_record_of_a_run_that_failed_on_one_rank_keeps_what_came_before(name
         assert record.meta["status"] == "failed"
         assert [step.index for step in record.steps][:2] == [0, 2]
         assert record.events[-1].kind == "unwatched"
+
+
+# --- covariate shift, measured on demand
+
+
+@pytest.fixture(scope="module")
+def shifts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process finds on whole batches."""
+    return measured(build(), 0, 1, tmp_path_factory.mktemp("shift"))
+
+
+def numbers(rows: list[dict[str, Any]]) -> torch.Tensor:
+    return torch.tensor([[value for value in row.values() if not isinstance(value, str)] for row in rows]).double()
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_all_ranks_find_the_covariate_shift_of_whole_batches_and_rank_0_alone_records_it(
+    name: str, ranks: list[dict[str, Any]], shifts: dict[str, Any], folder: Path
+) -> None:
+    for rank in ranks:
+        found = rank[f"shift, {name}"]
+        assert found["warnings"] == []
+        for mine, expected in zip(found["rows"], shifts["rows"], strict=True):
+            assert [row["layer"] for row in mine] == [row["layer"] for row in expected] == ["0", "2"]
+            assert 0 < expected[1]["ics_share"] < 1
+            torch.testing.assert_close(numbers(mine), numbers(expected), rtol=1e-5, atol=1e-9, equal_nan=True)
+    with load_run(folder / f"shift, {name}") as record:
+        rows = record.covariate_shift()
+    first = [row for found in ranks[0][f"shift, {name}"]["rows"] for row in found]
+    assert [(row["step"], row["nu"]) for row in rows] == [
+        (1 + place // 2, row["nu"]) for place, row in enumerate(first)
+    ]
+
+
+@pytest.mark.parametrize("fails", ["batch", "loss 2", "loss 5"])
+def test_what_fails_on_one_rank_is_measured_on_none_and_the_ranks_go_on_together(
+    fails: str, ranks: list[dict[str, Any]], shifts: dict[str, Any], folder: Path
+) -> None:
+    whole = ranks[0]["shift, ddp"]
+    for number, rank in enumerate(ranks):
+        found = rank[f"shift, {fails} fails"]
+        why = "ArithmeticError: boom" if number == 1 else "it failed on another rank"
+        assert found["warnings"] == [
+            f"truestep: covariate shift was not measured before step 1 ({why}); training goes on"
+        ]
+        torch.testing.assert_close(found["weights"], whole["weights"], rtol=0, atol=0)
+        assert found["rows"][0] is None
+        torch.testing.assert_close(
+            numbers(found["rows"][1]), numbers(shifts["rows"][1]), rtol=1e-5, atol=1e-9, equal_nan=True
+        )
+    with load_run(folder / fails) as record:
+        assert {row["step"] for row in record.covariate_shift()} == {2}
+        assert [(event.kind, event.step) for event in record.events] == [("unmeasured", 1)]
+        assert len(record.steps) == 3

@@ -2,8 +2,6 @@
 
 import io
 import sqlite3
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from contextlib import closing
@@ -12,12 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests import forked
 from tests.monitor.loops import Loop
 
 from truestep.monitor import load_run
 from truestep.monitor._schema import FILE
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def saved(loop: Loop, run: Any) -> bytes:
@@ -152,7 +149,7 @@ def no_record(run_dir: Path) -> str:
 def another_version(run_dir: Path) -> str:
     with closing(sqlite3.connect(run_dir / FILE)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    return "has record version 99, this truestep reads versions 1 to 2"
+    return "has record version 99, this truestep reads versions 1 to 3"
 
 
 def damaged(run_dir: Path) -> str:
@@ -229,8 +226,7 @@ os._exit(9)
 
 def test_a_run_killed_twice_and_resumed_in_other_processes_holds_every_step_once(tmp_path: Path) -> None:
     for start, stop in ((0, 15), (10, 25), (20, 35)):
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(start), str(stop)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        done = forked.run("-c", PROGRAM, tmp_path, start, stop)
         assert (done.returncode, done.stderr) == (9, "")
     with load_run(tmp_path) as record:
         assert record.losses()[0].tolist() == list(range(35))

@@ -1,20 +1,20 @@
 """Steps typed in, and records looked at from outside with plain sqlite3."""
 
 import sqlite3
-import subprocess
-import sys
 import textwrap
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
+from tests import forked
 
 from truestep.core import Asked, Gram, Step
 from truestep.monitor._balance import Balance
+from truestep.monitor._schema import OF_SHIFT
+from truestep.monitor._shift import ShiftRows
 from truestep.monitor.sinks import Store
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("fc.weight", "fc.bias", "out.weight[3]")
 TASKS = ("class", "parity")
 
@@ -29,6 +29,17 @@ def a_balance(index: int, *, optimizer: str = "SGD", tasks: tuple[str, ...] = TA
     """What a balancer did, in numbers that say which step, task and column they belong to."""
     columns = ({task: 1e4 * index + 100.0 * place + i for place, task in enumerate(tasks)} for i in range(4))
     return Balance(optimizer, index, *columns, step_factor=index + 0.5, trunk_factor=index + 0.25, updates=index)
+
+
+def a_shift(index: int, *, layers: tuple[str, ...] = ("conv", "fc"), optimizer: str = "SGD") -> ShiftRows:
+    """What was measured, in numbers that say which step, layer and column they belong to."""
+    columns = ("n", "features", *OF_SHIFT)
+    rows = [
+        {"layer": layer, **{name: 1e4 * index + 100.0 * place + i for i, name in enumerate(columns)}}
+        for place, layer in enumerate(layers)
+    ]
+    counted = [row | {"n": int(row["n"]), "features": int(row["features"])} for row in rows]
+    return ShiftRows(optimizer, index, train_mode=index % 2 == 0, batches=index + 1, rows=counted)
 
 
 def write(store: Store, steps: range, *, mark: float = 0.0, optimizer: str = "SGD") -> None:
@@ -54,8 +65,7 @@ def column(path: Path, sql: str, *parameters: Any) -> list[Any]:
 def in_a_process(source: str, *arguments: object) -> str:
     """Output of a Python program that ends by itself."""
     quiet = "ignore:This process:DeprecationWarning"  # 3.12 on: forking beside threads is what is tested here
-    command = [sys.executable, "-W", quiet, "-c", textwrap.dedent(source), *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = forked.run("-c", textwrap.dedent(source), *arguments, warn=quiet)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return done.stdout

@@ -69,7 +69,10 @@ class Blocks:
         kind_of = kinds(self._model)
         owner = {id(p): lane.number for lane in self._lanes for p in held(lane.optimizer)}
         for name, p in named_parameters(self._model).items():
-            facts = kind_of.get(name, ""), self._symmetries.get(name), owner.get(id(p))
-            self._store.block(name, tuple(p.shape), p.numel(), *facts)
+            kind, label, moved_by = kind_of.get(name, ""), self._symmetries.get(name), owner.get(id(p))
+            self._store.block(name, tuple(p.shape), p.numel(), kind, label, moved_by)
+            of_unit = f"part of a {label}" if label in ("tensor", "group", "joint") else label
             for unit in range(p.shape[0] if name in self._units and p.dim() else 0):
-                self._store.block(f"{name}[{unit}]", tuple(p.shape[1:]), p.numel() // p.shape[0], *facts)
+                self._store.block(
+                    f"{name}[{unit}]", tuple(p.shape[1:]), p.numel() // p.shape[0], kind, of_unit, moved_by
+                )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from truestep.core._names import named_parameters
 from truestep.monitor._ledger import Number
 
+LABELS: Final = ("unit", "group", "tensor", "joint", "no effect", "dead", "sensitive")
 Optimizers = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer]
 
 
@@ -55,6 +56,18 @@ def checked_parameters(model: nn.Module, units: Iterable[str]) -> dict[str, Tens
         msg = f"`units` names no parameter of the model: {unknown}; names are such as {list(parameters)[:3]}"
         raise ValueError(msg)
     return parameters
+
+
+def checked_symmetries(model: nn.Module, symmetries: Mapping[str, str] | Labelled | None) -> dict[str, str]:
+    """Labels by name of the block; raises where a name or a label is unknown, which would be kept and say nothing."""
+    labels = symmetries.labels() if isinstance(symmetries, Labelled) else dict(symmetries or {})
+    parameters = named_parameters(model)
+    if unknown := [name for name in labels if name not in parameters]:
+        msg = f"`symmetries` names no parameter of the model: {unknown}; names are such as {list(parameters)[:3]}"
+        raise ValueError(msg)
+    if wrong := sorted(set(labels.values()).difference(LABELS)):
+        raise ValueError(f"`symmetries` must give each block one of {', '.join(LABELS)}, found {', '.join(wrong)}")
+    return labels
 
 
 def number_or_scalar(value: Any, name: str) -> Number | None:

@@ -41,10 +41,17 @@ class Ranks:
         """Rank 0's period, and whether recording failed on any rank; one collective, after a recorded step."""
         if not self.together:
             return period, failed
-        device = (
-            torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend() else torch.device("cpu")
-        )
-        said = torch.tensor([period if self.writes else 0, int(failed)], device=device)
-        dist.all_reduce(said, op=dist.ReduceOp.MAX)
-        agreed, failures = said.tolist()
-        return int(agreed), bool(failures)
+        agreed, failures = _largest(period if self.writes else 0, int(failed))
+        return agreed, bool(failures)
+
+    def any_failed(self, *, failed: bool) -> bool:
+        """Whether something `failed` on any rank; one collective of all of them, whatever they hold."""
+        return failed if self.world_size == 1 else bool(_largest(int(failed))[0])
+
+
+def _largest(*said: int) -> list[int]:
+    """The largest of what the ranks say, number by number."""
+    device = torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend() else torch.device("cpu")
+    heard = torch.tensor(said, device=device)
+    dist.all_reduce(heard, op=dist.ReduceOp.MAX)
+    return [int(number) for number in heard.tolist()]

@@ -20,6 +20,7 @@ from truestep.core import Asked, Gram, Step
 from truestep.monitor._balance import Balances
 from truestep.monitor._reading import find, naming_damage, open_for_reading
 from truestep.monitor._schema import ASKED, TOOK
+from truestep.monitor._shift import read_shifts
 
 Rows = list[tuple[Any, ...]]
 
@@ -115,6 +116,15 @@ class Run:
     def balance(self) -> Balances:
         """What a balancer did at the recorded steps, read one at a time; empty where none was watched."""
         return Balances(self.query)
+
+    def covariate_shift(self) -> list[dict[str, Any]]:
+        """What `Watch.covariate_shift` found: a plain dict for each layer at each measured step.
+
+        Keys are optimizer, step (taken by then), train_mode, batches (on rank 0), layer, and those of
+        `truestep.conditioning.CovariateShift.rows`; nan where a number does not apply. The ICS share has
+        empirical deltas: the gradients of the loss that was given.
+        """
+        return read_shifts(self.query)
 
     def losses(self, optimizer: str | None = None) -> tuple[Int64[Tensor, " steps"], Float64[Tensor, " steps"]]:
         """Steps and their losses, nan where none was given: every step, recorded or not.

@@ -15,15 +15,24 @@ from typing import Any, Literal, Self
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from truestep.conditioning.shift import CovariateShift
 from truestep.core import Step, never, warn
 from truestep.core._names import named_parameters
 from truestep.monitor._balance import BalanceProbe, Balancing, named
 from truestep.monitor._blocks import Blocks
 from truestep.monitor._budget import Cadence
 from truestep.monitor._facts import run_facts
-from truestep.monitor._inputs import Labelled, Optimizers, checked_parameters, named_optimizers, number_or_scalar
+from truestep.monitor._inputs import (
+    Labelled,
+    Optimizers,
+    checked_parameters,
+    checked_symmetries,
+    named_optimizers,
+    number_or_scalar,
+)
 from truestep.monitor._lane import Lane
 from truestep.monitor._ledger import Ledger, Number, Row
+from truestep.monitor._measured import LossFn, measured
 from truestep.monitor._meter import Meter
 from truestep.monitor._ranks import Ranks
 from truestep.monitor._run import Run
@@ -95,7 +104,7 @@ def watch(
         cadence=Cadence(every, budget),
         facts={"every": str(every), "budget": repr(budget)} | ({"title": title} if title else {}) | named(balancer),
         units=tuple(units),
-        symmetries=symmetries.labels() if isinstance(symmetries, Labelled) else symmetries or {},
+        symmetries=checked_symmetries(model, symmetries),
         console=console,
         max_bytes=max_bytes or (IN_MEMORY if run_dir is None else ON_DISK),
         balancer=balancer,
@@ -183,6 +192,21 @@ class Watch:
             self._ledger.log(number_or_scalar(loss, "loss"), number_or_scalar(samples, "samples"))
         if tags:
             self._tag(tags)
+
+    def covariate_shift(self, batches: Iterable[Any], loss_fn: LossFn | None = None) -> CovariateShift | None:
+        """Measure the covariate shift of the model as it is, in the mode it is in, and keep it at the present step.
+
+        The run stays bit-equal. Its time is no part of `cost`. All ranks must call it; rank 0 alone writes.
+
+        Args:
+            batches: What `loss_fn` takes; under FSDP, equally many on every rank.
+            loss_fn: As in `truestep.conditioning.covariate_shift`; without one, no ICS share and no direct path.
+
+        Returns:
+            What was found; None, after a warning, where measuring failed on a rank.
+        """
+        store = None if self._closed else self._store
+        return measured(self._model, batches, loss_fn, ranks=self._ranks, lane=self.lanes[0], store=store)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report of the run so far, one self-contained HTML file; `run_dir/report.html` by default."""

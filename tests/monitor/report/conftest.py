@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from truestep.core import gram
-from truestep.monitor._schema import APPLICATION_ID, ASKED, SCHEMA, TOOK, VERSION
+from truestep.monitor._schema import APPLICATION_ID, ASKED, OF_SHIFT, SCHEMA, TOOK, VERSION
 
 START = 1_700_000_000.0
 META = {
@@ -98,6 +98,18 @@ class Book:
             self.db.execute("INSERT OR IGNORE INTO task (name) VALUES (?)", (name,))
             (task,) = self.db.execute("SELECT id FROM task WHERE name = ?", (name,)).fetchone()
             self.db.execute("INSERT INTO task_step VALUES (1, ?, ?, ?, ?, ?, ?)", (step, task, *row))
+
+    def shift(
+        self, step: int, layers: dict[str, dict[str, float | None]], train_mode: int = 1, batches: int = 2
+    ) -> None:
+        """What was measured before a step: numbers of each layer by name; one with `direct` alone has no rows."""
+        self.db.execute("INSERT INTO shift_step VALUES (1, ?, ?, ?)", (step, train_mode, batches))
+        for name, told in layers.items():
+            self.db.execute("INSERT OR IGNORE INTO layer (name) VALUES (?)", (name,))
+            (layer,) = self.db.execute("SELECT id FROM layer WHERE name = ?", (name,)).fetchone()
+            counts = (64, 9) if "nu" in told else (0, 0)
+            row = (1, step, layer, *counts, *(told.get(column) for column in OF_SHIFT))
+            self.db.execute(f"INSERT INTO layer_shift VALUES ({', '.join('?' * len(row))})", row)
 
     def event(self, step: int | None, kind: str, text: str, optimizer: int | None = 1) -> None:
         self.db.execute(

@@ -100,6 +100,20 @@ def test_the_balance_of_tasks_is_drawn_and_a_click_hides_one_in_every_panel(view
     assert HOSTILE[:6] in tab.locator("#balance-0 .hoverlayer").first.text_content()
 
 
+def test_covariate_shift_is_drawn_in_its_panels_and_a_click_hides_a_layer(view, new_book) -> None:
+    book = small(new_book)
+    numbers = {"nu": 9.0, "largest": 2.0, "outlier": 4.5, "ics_share": 0.9}
+    for step in (0, 12):
+        book.shift(step, {"fc": numbers, HOSTILE: numbers, "norm": {"direct": 1.5}})
+    tab = view(book)
+    assert "shift-0" in figures(tab)
+    assert tab.evaluate(DRAWN, "shift-0")
+    lines = "#shift-0 .scatterlayer .trace"
+    assert tab.locator(lines).count() == 5
+    tab.click("#shift button.chip >> nth=0")
+    tab.wait_for_function(f"document.querySelectorAll('{lines}').length === 3")
+
+
 def test_one_step_is_drawn_as_points(view, new_book) -> None:
     assert_all_drawn(view(small(new_book, steps=1)), 5)
 

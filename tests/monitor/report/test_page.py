@@ -96,6 +96,66 @@ def test_the_balance_of_tasks_is_told_where_a_balancer_was_watched_and_a_hostile
     assert told.figures["balance-0"]["data"][0]["name"] == "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;"
 
 
+def shifted(book, name, steps=(0, 8), **options):
+    """Measured before steps; the last of them is after the last step taken."""
+    numbers = {"nu": 2e4, "largest": 2.0, "outlier": 1e4, "lower": 3.0, "upper": 4.0, "ics_share": 0.937}
+    for step in steps:
+        book.shift(step, {name: numbers, "norm": {"direct": 1.25, "direct_weight": float("inf")}}, **options)
+    return book
+
+
+def test_covariate_shift_is_told_where_it_was_measured_and_a_hostile_layer_stays_text(new_book) -> None:
+    plain = page(hostile(new_book))
+    assert not any("shift" in id_ for id_ in plain.figures)
+    assert "Covariate shift" not in plain.text
+    told = page(hostile(new_book), shifted(hostile(new_book), HOSTILE))
+    words = " ".join(told.text.split())
+    assert {id_ for id_ in told.figures if "shift" in id_} == {"shift-1"}
+    assert "empirical deltas" in words
+    assert f"after 8 steps of {HOSTILE}, in training mode, over 2 batches; the latest of 2 measurements" in words
+    assert "64 2e+04 2 1e+04 93.7 – – norm – – – – – 1.25 ∞" in words
+    assert {tag for tag, _ in told.elements}.isdisjoint({"img"})
+    assert told.figures["shift-1"]["data"][0]["name"] == "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;"
+    low, high = told.figures["shift-1"]["layout"]["xaxis"]["range"]
+    assert low < 0
+    assert high > 8
+
+
+def test_the_chips_of_layers_that_are_no_drawn_weights_stand_in_the_section_itself(new_book) -> None:
+    book = shifted(shifted(hostile(new_book), "a"), "b", steps=(1, 9))
+    book.block("b.weight")
+    for step in range(8):
+        book.take(step, 2)
+    told = page(book)
+    chips = {attrs["title"]: int(attrs["data-layer"]) for tag, attrs in told.elements if tag == "button"}
+    assert set(chips) == {HOSTILE, "b.weight", "a", "norm"}
+    drawn = {(trace["name"], trace["meta"]) for trace in told.figures["shift-0"]["data"]}
+    assert drawn == {("a", chips["a"]), ("b", chips["b.weight"]), ("norm", chips["norm"])}
+    assert len({chips[name] for name in chips}) == 4
+
+
+def test_a_single_measurement_is_a_table_alone_also_before_any_step(new_book) -> None:
+    book = new_book(status="running", created=str(NOW), world_size="4")
+    book.optimizer()
+    book.shift(0, {"": {"nu": 1.0}}, train_mode=0, batches=1)
+    told = page(book)
+    words = " ".join(told.text.split())
+    assert told.figures == {}
+    assert "after 0 steps of SGD, in evaluation mode, over 1 batch on rank 0 and those of the other ranks" in words
+    assert "no ICS share was measured" in words
+    assert "model 64 1 – – – – –" in words
+
+
+def test_a_long_table_is_cut_and_says_so(new_book) -> None:
+    book = new_book()
+    book.optimizer()
+    book.shift(0, {f"fc{i}": {"nu": 1.0} for i in range(500)})
+    words = " ".join(page(book).text.split())
+    assert "20 more layers are in the record only." in words
+    assert "fc479" in words
+    assert "fc480" not in words
+
+
 def test_script_json_reads_back_and_holds_nothing_that_ends_a_script() -> None:
     value = {HOSTILE: ["<!--", "<script", "]]>", "\u2028&amp;", 1.5]}
     text = script_json(value)

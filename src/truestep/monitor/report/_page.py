@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from truestep.monitor._schema import FILE
-from truestep.monitor.report import _balance, _facts, _figures
+from truestep.monitor.report import _balance, _facts, _figures, _shift
 from truestep.monitor.report._axes import axes_for
 from truestep.monitor.report._figures import LAYERS, RUNS, Figure, Layer, coarser
 from truestep.monitor.report._heat import heat_map
@@ -71,7 +71,8 @@ def render(runs: Sequence[Record], now: float) -> str:
         read(run, title, of_run, places, limits=limits, now=now)
         for run, title, of_run in zip(runs, titles(runs), found, strict=True)
     ]
-    figures = draw(views)
+    figures = draw(views, places)
+    shifted = _shift.layers_to_draw([view.shift for view in views], places)
     scripts = [text.replace("\r\n", "\n") for text in (plotly, _file("page.js"))]
     return template.render(
         views=views,
@@ -81,6 +82,10 @@ def render(runs: Sequence[Record], now: float) -> str:
         layer_colours=LAYERS,
         tasks={name: (place, _balance.colour(place)) for name, place in tasks_of(views).items()},
         num_tasks=max((len(view.balance.tasks) for view in views if view.balance), default=0),
+        shifted={name: place for name, place in shifted.items() if place >= _shift.FIRST},
+        num_shifted=len({line.name for view in views if view.shift for line in view.shift.lines} - set(shifted)),
+        shift_rows=limits.table_rows,
+        words=_shift.words,
         run_colours=[RUNS[number % len(RUNS)] for number in range(len(views))],
         factor=factor,
         short=short,
@@ -93,7 +98,7 @@ def render(runs: Sequence[Record], now: float) -> str:
     )
 
 
-def draw(views: Sequence[View]) -> dict[str, Figure]:
+def draw(views: Sequence[View], places: Mapping[str, int]) -> dict[str, Figure]:
     """All figures by the id of their element, `"asked-0"` for the first run's; axes are the same for all runs."""
     lines, heat = ([t for layer in kind for t in layer.bins.values()] for kind in _layers(views))
     shares = [t for layer in _layers(views)[0] for t in coarser(layer).bins.values()]
@@ -110,6 +115,9 @@ def draw(views: Sequence[View]) -> dict[str, Figure]:
             figures[f"norm-{number}"] = _figures.norms(view.lines, axes)
     balances = _balance.figures_of([view.balance for view in views], tasks_of(views), axes.steps)
     figures |= {f"balance-{number}": figure for number, figure in enumerate(balances) if figure}
+    shifts = [view.shift for view in views]
+    drawn = _shift.figures_of(shifts, _shift.layers_to_draw(shifts, places), axes.steps)
+    figures |= {f"shift-{number}": figure for number, figure in enumerate(drawn) if figure}
     losses = [
         (view.title if len(view.losses) == 1 else f"{view.title}, {line.optimizer}", RUNS[number % len(RUNS)], line)
         for number, view in enumerate(views)

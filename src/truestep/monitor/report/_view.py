@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, isfinite
 
-from truestep.monitor.report import _balance, _facts, _queries
+from truestep.monitor.report import _balance, _facts, _queries, _shift
 from truestep.monitor.report._figures import Layer
 from truestep.monitor.report._queries import Losses, Taken
 from truestep.monitor.report._record import Block, Optimizer, Record, Span, blocks, choose, optimizers
@@ -57,6 +57,7 @@ class View:
     lines: list[Layer]
     losses: list[Losses]
     balance: _balance.Balanced | None
+    shift: _shift.Shifted | None
     events: list[EventLine]
     event_counts: dict[str, int]
     notes: list[str]
@@ -96,6 +97,7 @@ def read(
     verdict, spread = _sentences(rows, found if len(listed) < len(found) else [], spans)
     told, counts = _events(run, spans)
     losses = _queries.losses(run, rules, spans)
+    shift = _shift.read(run, limits.columns)
     return View(
         title=title,
         status=state,
@@ -110,11 +112,12 @@ def read(
         lines=[layer for layer in layers if layer.bins and layer.name in places],
         losses=losses,
         balance=_balance.read(run, limits.columns),
+        shift=shift,
         events=told,
         event_counts=counts,
         notes=_notes(run, losses),
         width=_queries.bin_width(run, limits.columns),
-        end=max((span.end for span in spans.values()), default=0),
+        end=max([span.end for span in spans.values()] + ([shift.step] if shift else []), default=0),
     )
 
 

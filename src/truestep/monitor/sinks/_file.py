@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from truestep.monitor._reading import identify, naming_damage
-from truestep.monitor._schema import APPLICATION_ID, SCHEMA, TASKS, VERSION
+from truestep.monitor._schema import ADDED, APPLICATION_ID, SCHEMA, VERSION
 
 LOCK_SECONDS: Final = 60.0  # with a rollback journal a reader keeps the writer waiting
 
@@ -95,11 +95,13 @@ def reopen(path: Path, run_id: str) -> sqlite3.Connection:
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
-    """Give a record of version 1 the tables of tasks, so that its resumed run can write them; no row is changed."""
-    if connection.execute("PRAGMA user_version").fetchone() == (1,):
+    """Give a record of an older version the tables that came since, so that its resumed run can write them."""
+    (written,) = connection.execute("PRAGMA user_version").fetchone()
+    if written < VERSION:
         with transaction(connection):
-            for statement in TASKS.split(";"):
-                connection.execute(statement)
+            for version in range(written + 1, VERSION + 1):
+                for statement in ADDED[version].split(";"):
+                    connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {VERSION}")
 
 

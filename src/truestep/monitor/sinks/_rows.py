@@ -15,7 +15,8 @@ from torch import Tensor
 
 from truestep.core import Step
 from truestep.monitor._balance import Balance
-from truestep.monitor._schema import ASKED, TOOK
+from truestep.monitor._schema import ASKED, OF_SHIFT, TOOK
+from truestep.monitor._shift import ShiftRows
 
 ScalarRow = tuple[int, int, float, Any, Any, Any]  # optimizer, step, time, loss, samples, skipped
 
@@ -32,6 +33,7 @@ class Batch:
     scalars: list[ScalarRow] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     balances: list[Balance] = field(default_factory=list)
+    shifts: list[ShiftRows] = field(default_factory=list)
     schedule: list[tuple[int, int, int, Any]] = field(default_factory=list)
     events: list[tuple[float, int | None, int | None, str, str]] = field(default_factory=list)
     blocks: list[tuple[Any, ...]] = field(default_factory=list)
@@ -44,6 +46,7 @@ class Batch:
             _take(self.scalars),
             _take(self.steps),
             _take(self.balances),
+            _take(self.shifts),
             _take(self.schedule),
             _take(self.events),
             _take(self.blocks),
@@ -110,6 +113,15 @@ def flat_tasks(balance: Balance, optimizer: int, tasks: Mapping[str, int]) -> li
     rows = (
         (optimizer, balance.index, tasks[task], weight, *(column[task] for column in columns))
         for task, weight in balance.weights.items()
+    )
+    return list(chain.from_iterable(rows))
+
+
+def flat_shift(shift: ShiftRows, optimizer: int, layers: Mapping[str, int]) -> list[int | float]:
+    """Rows of `layer_shift` in one list: optimizer, step, layer, numbers of rows and features, and the rest."""
+    rows = (
+        (optimizer, shift.index, layers[row["layer"]], row["n"], row["features"], *(row[name] for name in OF_SHIFT))
+        for row in shift.rows
     )
     return list(chain.from_iterable(rows))
 

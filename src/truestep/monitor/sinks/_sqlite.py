@@ -11,6 +11,7 @@ from typing import Any, Final
 from truestep.core import Step
 from truestep.monitor._balance import Balance
 from truestep.monitor._run import Run
+from truestep.monitor._shift import ShiftRows
 from truestep.monitor.sinks._place import Place
 from truestep.monitor.sinks._record import Record
 from truestep.monitor.sinks._rows import Batch, ScalarRow
@@ -94,6 +95,10 @@ class Store:
     def balance(self, balance: Balance) -> None:
         """What a balancer did at a recorded step; before the step itself, so that no step is committed without it."""
         self._batch.balances.append(balance)
+
+    def shift(self, shift: ShiftRows) -> None:
+        """The covariate shift that was measured between two steps; replaces what was measured there before."""
+        self._batch.shifts.append(shift)
 
     def schedule(self, optimizer_id: int, step: int, param_group: int, lr: Any) -> None:
         """The lr of a parameter group changed: a number or a one-element tensor."""

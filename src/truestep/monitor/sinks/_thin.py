@@ -22,6 +22,15 @@ ORDER BY optimizer, step, param_group"""
 # Tables with rows of recorded steps only, and the rest of their keys.
 RECORDED: Final = {"block_step": ", block", "balance_step": "", "task_step": ", task"}
 
+# Tables of what was measured on demand, at any step: not the step's number says what is kept of them.
+MEASURED: Final = {"shift_step": "", "layer_shift": ", layer"}
+_EVERY_SECOND: Final = """
+SELECT * FROM old WHERE (optimizer, step) IN (
+    SELECT optimizer, step FROM (
+        SELECT optimizer, step, dense_rank() OVER (PARTITION BY optimizer ORDER BY step) AS place FROM old)
+    WHERE place % 2 = 1)
+ORDER BY optimizer, step"""
+
 
 def thin_blocks(connection: sqlite3.Connection, period: int) -> None:
     """Keep the recorded steps that are divisible by `period`, with all that was recorded at them."""
@@ -35,7 +44,13 @@ def thin_scalars(connection: sqlite3.Connection, period: int) -> None:
     _rebuild(connection, "step", f"SELECT * FROM old WHERE {KEPT} ORDER BY optimizer, step", period)
 
 
-def _rebuild(connection: sqlite3.Connection, table: str, kept: str, period: int) -> None:
+def thin_measured(connection: sqlite3.Connection) -> None:
+    """Keep every second of the steps at which something was measured on demand."""
+    for table, key in MEASURED.items():
+        _rebuild(connection, table, f"{_EVERY_SECOND}{key}")
+
+
+def _rebuild(connection: sqlite3.Connection, table: str, kept: str, period: int = 1) -> None:
     """Fill the table anew from `kept`, a SELECT on its old self.
 
     Deleting every second row would leave half-empty pages, and no page to be used again.

@@ -14,16 +14,18 @@ from torch import Tensor
 
 from truestep.core import Step
 from truestep.monitor._balance import Balance
-from truestep.monitor._schema import ASKED, OF_BALANCE, OF_TASK, TOOK
+from truestep.monitor._schema import ASKED, OF_BALANCE, OF_SHIFT, OF_TASK, TOOK
+from truestep.monitor._shift import ShiftRows
 from truestep.monitor.sinks._file import is_locked, transaction, used_bytes
-from truestep.monitor.sinks._rows import Batch, ScalarRow, flat_blocks, flat_numbers, flat_tasks, insert
-from truestep.monitor.sinks._thin import RECORDED, thin_blocks, thin_scalars
+from truestep.monitor.sinks._rows import Batch, ScalarRow, flat_blocks, flat_numbers, flat_shift, flat_tasks, insert
+from truestep.monitor.sinks._thin import MEASURED, RECORDED, thin_blocks, thin_measured, thin_scalars
 
 # The pages of the rows that stay stand beside the old ones while a table is thinned: thinned at two thirds of the
 # limit, a file never outgrows it.
 FULL: Final = 2 / 3
 LONGEST_PERIOD: Final = 2**40
 MEAGRE: Final = 1 / 8  # of the limit: thinning `block_step` that frees less means that `step` fills the file
+MEASURED_ROW: Final = 64  # bytes of a row of `layer_shift`, about
 
 _BLOCK: Final = """
 INSERT INTO block (name, shape, numel, kind, symmetry, optimizer) VALUES (?, ?, ?, ?, ?, ?)
@@ -33,6 +35,8 @@ _OPTIMIZER: Final = """
 INSERT INTO optimizer (name, rule, settings) VALUES (?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET rule = excluded.rule, settings = excluded.settings"""
 _TASK: Final = "INSERT INTO task (name) VALUES (?) ON CONFLICT (name) DO NOTHING"
+_LAYER: Final = "INSERT INTO layer (name) VALUES (?) ON CONFLICT (name) DO NOTHING"
+_COUNTED: Final = ("layer_shift", "shift_step")
 _SET: Final = "INSERT OR REPLACE INTO run VALUES (?, ?)"
 
 
@@ -54,6 +58,7 @@ class Writer:
         self._optimizers: dict[str, int] = dict(connection.execute("SELECT name, id FROM optimizer").fetchall())
         self._blocks: dict[str, int] = dict(connection.execute("SELECT name, id FROM block").fetchall())
         self._tasks: dict[str, int] = dict(connection.execute("SELECT name, id FROM task").fetchall())
+        self._layers: dict[str, int] = dict(connection.execute("SELECT name, id FROM layer").fetchall())
         self._keys: dict[int | None, int | None] = {None: None}  # a resumed record has its own optimizer ids
         self._seen: dict[int, tuple[tuple[str, ...], Float64[Tensor, " blocks"]]] = {}
         self._lrs: dict[tuple[int | None, int], float | None] = {}  # last written, by optimizer and param_group
@@ -87,6 +92,8 @@ class Writer:
                 self._write_step(step)
             for balance in batch.balances:
                 self._write_balance(balance)
+            for shift in batch.shifts:
+                self._write_shift(shift)
             self._write_scalars(batch.scalars)
             self._write_schedule(batch.schedule)
             for moment, handle, index, kind, text in batch.events:
@@ -100,6 +107,7 @@ class Writer:
             self._optimizers = dict(self.connection.execute("SELECT name, id FROM optimizer").fetchall())
             self._blocks = dict(self.connection.execute("SELECT name, id FROM block").fetchall())
             self._tasks = dict(self.connection.execute("SELECT name, id FROM task").fetchall())
+            self._layers = dict(self.connection.execute("SELECT name, id FROM layer").fetchall())
 
     def rewind(self, next_step: Mapping[str, int], meta: Mapping[str, str]) -> None:
         """Take back what an interrupted run recorded from its checkpoint's step on; the run keeps its id and age."""
@@ -116,6 +124,8 @@ class Writer:
         key = self._optimizers[name]
         for table in ("step", *RECORDED, "schedule", "event"):
             self.connection.execute(f"DELETE FROM {table} WHERE optimizer = ? AND step >= ?", (key, index))
+        for table in MEASURED:  # before step `index`: of the weights in the checkpoint, which nobody measures again
+            self.connection.execute(f"DELETE FROM {table} WHERE optimizer = ? AND step > ?", (key, index))
         self._event("resume", f"{name} resumed at step {index}", time.time(), key, index)
 
     def _register(self, table: str, statement: str, known: dict[str, int], row: list[Any]) -> int:
@@ -153,6 +163,19 @@ class Writer:
         rows = flat_tasks(balance, key, self._tasks)
         insert(self.connection, "INSERT OR REPLACE INTO task_step", 3 + len(OF_TASK), rows)
 
+    def _write_shift(self, shift: ShiftRows) -> None:
+        """What was measured before a step, in the place of what was measured there earlier."""
+        place = (self._key(shift.optimizer), shift.index)
+        for row in shift.rows:
+            if row["layer"] not in self._layers:
+                self._register("layer", _LAYER, self._layers, [row["layer"]])
+        for table in MEASURED:
+            self.connection.execute(f"DELETE FROM {table} WHERE optimizer = ? AND step = ?", place)
+        measured = (*place, int(shift.train_mode), shift.batches)
+        self.connection.execute("INSERT INTO shift_step VALUES (?, ?, ?, ?)", measured)
+        rows = flat_shift(shift, place[0], self._layers)
+        insert(self.connection, "INSERT INTO layer_shift", 5 + len(OF_SHIFT), rows)
+
     def _key(self, optimizer: str) -> int:
         """The optimizer's id, also of one that nobody registered."""
         if optimizer not in self._optimizers:
@@ -188,6 +211,19 @@ class Writer:
         insert(self.connection, "INSERT OR REPLACE INTO schedule", 4, kept)
 
     def _thin(self) -> None:
+        """Of what takes much room, keep the half: what was measured on demand first, since nothing else frees that."""
+        rows, steps = (self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in _COUNTED)
+        if steps > 1 and MEASURED_ROW * rows >= MEAGRE * self._max_bytes:
+            with transaction(self.connection):
+                thin_measured(self.connection)
+                text = "the record reached its size: of the measurements of covariate shift every second was kept"
+                self._event("thinned", text, time.time(), None, None)
+        else:
+            self._thin_steps()
+        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self.bytes = used_bytes(self.connection)
+
+    def _thin_steps(self) -> None:
         """Double the period of the recorded steps; if that frees little, of the rows of every step too."""
         period, scalar_period = 2 * self.period, self.scalar_period
         text = f"the record reached its size: of the recorded steps those divisible by {period} were kept"
@@ -200,6 +236,4 @@ class Writer:
             self.connection.execute(_SET, ("min_period", str(period)))
             self.connection.execute(_SET, ("min_scalar_period", str(scalar_period)))
             self._event("thinned", text, time.time(), None, None)
-        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self.period, self.scalar_period = period, scalar_period
-        self.bytes = used_bytes(self.connection)
