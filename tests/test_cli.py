@@ -163,7 +163,7 @@ def foreign(run_dir: Path) -> tuple[str, ...]:
 def of_another_version(run_dir: Path) -> tuple[str, ...]:
     with closing(sqlite3.connect(run_dir / FILE)) as connection:
         connection.execute("PRAGMA user_version = 7")
-    return "has record version 7, this truestep reads versions 1 to 2", "open it with the truestep that wrote it"
+    return "has record version 7, this truestep reads versions 1 to 3", "open it with the truestep that wrote it"
 
 
 def without_a_table(run_dir: Path) -> tuple[str, ...]:

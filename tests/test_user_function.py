@@ -1,5 +1,6 @@
 """A function named on the command line is found and called, and its mistakes are one line that says where."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -74,6 +75,22 @@ def test_our_own_refusals_come_in_their_own_words() -> None:
 
     with pytest.raises(UserError, match=r"^m:f gave what cannot be used: `batch` \(int\) differs"), user_code("m:f"):
         joined([1, 2])
+
+
+def test_our_own_refusals_come_in_their_own_words_where_we_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "site-packages" / "truestep"
+    home.mkdir(parents=True)
+    (home / "ours.py").write_text("def refuse():\n    raise ValueError('`x` must be 1')\n")
+    monkeypatch.setattr("truestep._user_function.OURS", str(home))
+    spec = importlib.util.spec_from_file_location("ours", home / "ours.py")
+    assert spec is not None
+    assert spec.loader is not None
+    ours = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ours)
+    with pytest.raises(UserError, match=r"^m:f gave what cannot be used: `x` must be 1$"), user_code("m:f"):
+        ours.refuse()
 
 
 def test_ctrl_c_goes_through() -> None:

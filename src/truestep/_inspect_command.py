@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Generator, Iterable
 from contextlib import redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from functools import cache
+from numbers import Real
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
-from torch.optim import Optimizer
 
+from truestep._inspect_times import Group, GroupTimes, gradient_sizes, group_times, groups_of
 from truestep._user_function import UserError, call, user_code
-from truestep.invariance import Symmetries, TimeScales, equilibrium, find_symmetries, time_scales
+from truestep.invariance import Symmetries, TimeScales, find_symmetries
 
 ARGUMENTS: Final = ("model", "batches", "loss_fn", "optimizer", "steps")
 REQUIRED: Final = ARGUMENTS[:3]
@@ -29,6 +31,8 @@ ROLE: Final = {  # what weight decay does to a block, by its label
     "no effect": "moves a value that the loss does not see",
     "sensitive": "a regularizer",
 }
+TIMES: Final = tuple(one.name for one in fields(TimeScales))
+NAMED: Final = 4  # blocks that a group's line names
 
 
 def inspect(
@@ -44,12 +48,13 @@ def inspect(
     directory are found:
 
         # look.py
+        import torch
         from train import build_model, first_batches, loss_fn
 
         def model():
             net = build_model()
             return dict(
-                model=net,
+                model=net,  # also compiled or under DataParallel
                 batches=first_batches(8),
                 loss_fn=loss_fn,  # (model, batch) -> mean or (losses, weights)
                 optimizer=torch.optim.AdamW(net.parameters(), weight_decay=0.1),
@@ -58,30 +63,70 @@ def inspect(
 
         truestep inspect look:model
         truestep inspect look:model --json
+
+    Each block (a parameter tensor) gets one word for its scale:
+
+        unit       each row may be rescaled alone and the loss stays: before a
+                   norm layer. Weight decay regularizes nothing there, it sets
+                   how far a step turns the row
+        group      so many rows together; tensor: only the whole
+        joint      only together with others: c times this, 1/c times that
+        no effect  the loss does not see it: a bias before a norm layer
+        sensitive  the loss sees its norm; weight decay is a regularizer
+
+    With `optimizer` (one, or a list, tuple or dict of them) and `steps`, the
+    times of each parameter group over your run, for its unit, group and tensor
+    blocks: how long a gradient stays in the step, when the norms settle, when
+    the directions have forgotten where they were. They are known for SGD,
+    SGDW, Adam, AdamW and Lion (approximate); a group without them says why.
+    Under Adam with coupled decay they depend on the gradient, which is measured
+    on your batches: give them the batch size of the run. At an lr of 0, where a
+    warm-up begins, the lr that the schedule is set to is taken.
     """
     try:
         with redirect_stdout(sys.stderr):  # what the user's code prints is no part of the answer
-            given = _arguments(target, call(target))
-            with user_code(target):
-                found = find_symmetries(given["model"], given["batches"], given["loss_fn"])
-                times = _times(given.get("optimizer"), given.get("steps"))
+            found, groups, times = _looked(target, _arguments(target, call(target)))
     except UserError as error:
         typer.echo(f"truestep: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from None
     if as_json:
-        typer.echo(json.dumps(as_dict(found, times)))
+        typer.echo(json.dumps(as_dict(found, groups, times), allow_nan=False))
     else:
-        _print(found, times, _decays(given["model"], given.get("optimizer")))
+        _print(found, groups, times)
 
 
-def as_dict(found: Symmetries, times: list[TimeScales]) -> dict[str, Any]:
+def as_dict(found: Symmetries, groups: list[Group] | None, times: list[GroupTimes] | None) -> dict[str, Any]:
     """What was found as JSON knows it; what is no number is null."""
-    scales = [
-        {name: value if math.isfinite(value) else None for name, value in asdict(one).items()}
-        | {"sentences": one.sentences}
-        for one in times
-    ]
-    return {**asdict(found), "labels": found.labels(), "time_scales": scales}
+    blocks = {
+        name: {"scale": scale, "weight_decay": decay, "role": role} for name, scale, decay, role in _rows(found, groups)
+    }
+    scales = [_as_dict(one) for one in times or []]
+    return _finite({**asdict(found), "labels": found.labels(), "blocks": blocks, "time_scales": scales})
+
+
+def _as_dict(one: GroupTimes) -> dict[str, Any]:
+    numbers: dict[str, Any] = dict.fromkeys(TIMES) if one.times is None else asdict(one.times)
+    return {
+        "group": one.group.name,
+        "optimizer": one.group.optimizer,
+        "lr": one.lr,
+        "weight_decay": one.group.weight_decay,
+        "alone": one.alone,
+        "reason": one.reason,
+        "notes": one.notes,
+        **numbers,
+        "sentences": () if one.times is None else one.times.sentences,
+        "blocks": {name: asdict(times) for name, times in one.blocks.items()},
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for every number that is none."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _arguments(target: str, given: Any) -> dict[str, Any]:
@@ -93,39 +138,65 @@ def _arguments(target: str, given: Any) -> dict[str, Any]:
     if unknown or missing:
         wrong = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)}, which is no argument"
         raise UserError(f"{target} returned a dict that {wrong}: it takes {', '.join(ARGUMENTS)}")
-    if given.get("steps") is not None and given.get("optimizer") is None:
+    steps = given.get("steps")
+    if steps is not None and given.get("optimizer") is None:
         raise UserError(f"{target} gives `steps` without `optimizer`: both are needed for the time scales")
+    if steps is not None and not (isinstance(steps, Real) and float(steps).is_integer() and float(steps) >= 1):
+        raise UserError(f"{target} must give in `steps` the positive number of steps of the run, found {steps}")
     return given
 
 
-def _times(optimizer: Optimizer | None, steps: int | None) -> list[TimeScales]:
-    """Time scales of each parameter group; of no run without its length."""
-    if optimizer is None or steps is None:
-        return []
-    return [time_scales(group, steps) for group in equilibrium(optimizer).groups]
+def _looked(target: str, given: dict[str, Any]) -> tuple[Symmetries, list[Group] | None, list[GroupTimes] | None]:
+    """What is to be shown: the map, the parameter groups if they are given, and their times if `steps` is."""
+    model, loss_fn, taken = given["model"], given["loss_fn"], list[Any]()
+    with user_code(target):
+        groups = None if given.get("optimizer") is None else groups_of(given["optimizer"], model)
+        found = find_symmetries(model, _kept(given["batches"], taken), loss_fn)
+        if groups is None or given.get("steps") is None:
+            return found, groups, None
+        sizes = cache(lambda: gradient_sizes(model, taken, loss_fn, found.widths))
+        return found, groups, group_times(groups, found.labels(), found.alone, int(given["steps"]), sizes)
 
 
-def _decays(model: Any, optimizer: Optimizer | None) -> dict[str, float] | None:
-    """Weight decay of each of the model's parameters, by name; None without an optimizer."""
-    if optimizer is None:
-        return None
-    by_id = {id(p): float(group.get("weight_decay", 0)) for group in optimizer.param_groups for p in group["params"]}
-    named: dict[str, Tensor] = dict(model.named_parameters())
-    return {name: by_id.get(id(p), 0.0) for name, p in named.items()}
+def _kept(batches: Iterable[Any], taken: list[Any]) -> Generator[Any, None, None]:
+    """The batches; those that are taken are kept, since an iterator gives them but once."""
+    for batch in batches:
+        taken.append(batch)
+        yield batch
 
 
-def _print(found: Symmetries, times: list[TimeScales], decays: dict[str, float] | None) -> None:
+def _rows(found: Symmetries, groups: list[Group] | None) -> list[tuple[str, str, float | None, str]]:
+    """Name, scale, weight decay and what that does, of each block; no weight decay where none is known."""
+    decays = {name: group.weight_decay for group in groups or [] for name in group.params}
+    rows: list[tuple[str, str, float | None, str]] = []
+    for name, label in found.labels().items():
+        decay = decays.get(name)
+        gone = "not in the optimizer" if groups is not None and decay is None else None
+        rows.append((name, label, decay, gone or ("none is applied" if decay == 0 else ROLE[label])))
+    return rows
+
+
+def _print(found: Symmetries, groups: list[Group] | None, times: list[GroupTimes] | None) -> None:
     console = Console(highlight=False)
     console.print(escape(str(found)), soft_wrap=True)
     table = Table("block", "scale", "weight decay", "what it does there")
-    for name, label in found.labels().items():
-        decay = None if decays is None else decays.get(name, 0.0)
-        role = "none is applied" if decay == 0 else ROLE[label]
-        table.add_row(escape(name), label, "?" if decay is None else f"{decay:g}", role)
+    for name, label, decay, role in _rows(found, groups):
+        table.add_row(escape(name), label, ("?" if groups is None else "-") if decay is None else f"{decay:g}", role)
     console.print(table)
-    for index, one in enumerate(times):
-        console.print(f"[bold]parameter group {index}[/], for its scale-invariant blocks")
-        for sentence in one.sentences:
+    for one in times or []:
+        group = one.group
+        settings = f"{group.optimizer}, lr {one.lr:g}, weight decay {group.weight_decay:g}"
+        console.print(f"[bold]{escape(group.name)}[/] ({escape(settings)}): {escape(_for_what(one))}", soft_wrap=True)
+        for sentence in (*(f"Note: {note}." for note in one.notes), *(one.times.sentences if one.times else ())):
             console.print(f"  {escape(sentence)}", soft_wrap=True)
-    if not times:
-        console.print("Return `optimizer` and `steps` too for the time scales of your run.")
+    if times is None:
+        needed = "`steps`" if groups is not None else "`optimizer` and `steps`"
+        console.print(f"Return {needed} too for the time scales of your run.")
+
+
+def _for_what(one: GroupTimes) -> str:
+    if one.reason is not None:
+        return f"no times: {one.reason}"
+    number = len(one.alone)
+    names = f": {', '.join(one.alone)}" if number <= NAMED else ""
+    return f"for its {number} block{'s' if number != 1 else ''} found invariant alone{names}"

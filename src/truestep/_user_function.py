@@ -72,7 +72,11 @@ def _imported(module: str) -> Any:
 
 
 def _told(error: Exception) -> str:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.startswith(OURS) or "site-packages" not in frame.filename  # where we are installed too
+    ]
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     if frames and frames[-1].filename.startswith(OURS) and isinstance(error, ValueError):
         return f"gave what cannot be used: {error}{notes}"  # our own words, said about the user's arguments

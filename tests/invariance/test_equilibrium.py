@@ -156,11 +156,54 @@ def test_without_any_decay_the_norm_grows_without_end(name: str) -> None:
         equilibrium(without)
 
 
-def test_an_lr_of_zero_and_a_decay_that_leaves_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"`lr` must be above 0, found 0\.0 in group 0: nothing moves"):
-        equilibrium(SGD([torch.zeros(2)], lr=0.0, weight_decay=0.1))
+@pytest.mark.parametrize("build", [SGD, SGDW, Adam, AdamW], ids=lambda build: build.__name__)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_a_group_that_is_idle_beside_one_that_moves_stays_where_it_is(build: Any, weight_decay: float) -> None:
+    groups = [{"params": [torch.zeros(2)], "lr": lr, "weight_decay": wd} for lr, wd in ((0, weight_decay), (0.1, 0.1))]
+    idle, moves = equilibrium(build(groups)).groups
+    assert (idle.idle, moves.idle) == (True, False)
+    assert not idle.grows
+    for group in (idle, idle.measured(G, D)):
+        assert float(group.angle) == float(group.rate) == 0.0
+        assert group.norm.isnan()  # any norm stays
+        assert group.norm_time.isinf()
+        assert group.direction_time.isinf()
+        assert float(group.norm_after(3.0, 1000)) == 3.0
+    assert float(moves.measured(G, D).angle) > 0
+
+
+def test_blocks_at_an_lr_of_zero_do_not_touch_the_others() -> None:
+    lr = torch.tensor([0.0, 0.1], dtype=torch.float64)
+    (both,) = equilibrium(Rule("sgd", lr=lr, weight_decay=0.1)).groups
+    (one,) = equilibrium(Rule("sgd", lr=0.1, weight_decay=0.1)).groups
+    assert (both.idle, both.grows) == (False, False)
+    for field in ("angle", "norm_time", "direction_time"):
+        assert float(getattr(both, field)[1]) == float(getattr(one, field))
+    assert both.norm_after(3.0, 0).tolist()[0] == 3.0
+
+
+def test_adam_without_decay_needs_no_measurement_to_have_no_angle() -> None:
+    group = GroupEquilibrium(Rule("adam", lr=LR, momentum=MU))
+    for each in (group, group.measured(G, D)):
+        assert float(each.angle) == float(each.rate) == 0.0
+        assert each.norm_time.isinf()
+
+
+def test_an_lr_that_moves_nothing_and_a_decay_that_leaves_nothing_are_refused() -> None:
+    for lr in (0.0, torch.tensor(0.0)):
+        with pytest.raises(ValueError, match="`lr` must be above 0 in some group, found 0 in all: nothing moves"):
+            equilibrium(SGD([torch.zeros(2)], lr=lr, weight_decay=0.1))
+    for lr in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match=r"`lr` must be 0 or more, found .* in group 0"):
+            equilibrium(Rule("sgd", lr=lr, weight_decay=0.1))
     with pytest.raises(ValueError, match=r"lr times `weight_decay` must lie in \[0, 1\), found .* in group 0"):
         equilibrium(Rule("sgd", lr=10.0, weight_decay=0.1))
+
+
+def test_decay_in_an_idle_group_alone_is_no_decay() -> None:
+    groups = [{"params": [torch.zeros(2)], "lr": lr, "weight_decay": wd} for lr, wd in ((0.0, 0.1), (0.1, 0.0))]
+    with pytest.raises(ValueError, match="must have weight decay, found 0 in every group"):
+        equilibrium(SGD(groups))
 
 
 def test_an_unknown_optimizer_is_refused() -> None:

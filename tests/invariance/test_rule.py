@@ -10,7 +10,7 @@ from tests.cases import RULES
 from tests.invariance.random_walk import SGDW, Lion
 from torch.optim import SGD, Adam, AdamW
 
-from truestep.invariance._rule import Rule, rules
+from truestep.invariance._rule import KNOWN, Rule, group_rule, rules
 
 W = [torch.zeros(2)]
 
@@ -62,6 +62,18 @@ def test_adam_that_was_told_to_decouple_is_adamw() -> None:
 def test_every_group_has_its_rule() -> None:
     groups: list[dict[str, Any]] = [{"params": [torch.zeros(2)]}, {"params": [torch.zeros(2)], "lr": 2.0}]
     assert [rule.lr for rule in rules(SGD(groups, lr=1.0))] == [1.0, 2.0]
+
+
+def test_one_group_is_read_without_the_others() -> None:
+    groups: list[dict[str, Any]] = [{"params": [torch.zeros(2)]}, {"params": [torch.zeros(2)], "amsgrad": True}]
+    plain, amsgrad = AdamW(groups, lr=0.25).param_groups
+    rule = group_rule("AdamW", plain)
+    assert (rule.family, rule.decoupled, rule.lr, rule.momentum) == ("adam", True, 0.25, 0.9)
+    with pytest.raises(ValueError, match="must not use amsgrad"):
+        group_rule("AdamW", amsgrad)
+    with pytest.raises(ValueError, match="found RMSprop"):
+        group_rule("RMSprop", plain)
+    assert {"SGD", "SGDW", "Adam", "AdamW", "Lion"} == set(KNOWN)
 
 
 @pytest.mark.parametrize("name", sorted(set(RULES) - {"SGD", "Adam", "AdamW"}))

@@ -72,6 +72,31 @@ def test_adam_with_coupled_decay_asks_for_the_gradient_first() -> None:
     assert len(time_scales(adam.measured(1.0, 100), 100).sentences) == 4
 
 
+def test_an_lr_of_zero_is_no_growth() -> None:
+    for rule in (Rule("sgd", lr=0.0, weight_decay=0.1), Rule("adam", lr=0.0, momentum=0.9)):
+        found = time_scales(GroupEquilibrium(rule), 100)
+        assert found.idle
+        assert found.sentences[0].startswith("Intrinsic lr: 0, lr is 0: nothing moves")
+        assert "grows" not in " ".join(found.sentences)
+
+
+def test_adam_without_decay_asks_for_no_gradient() -> None:
+    sentences = time_scales(GroupEquilibrium(Rule("adam", lr=1e-3, momentum=0.9)), 100).sentences
+    assert "grows without end" in sentences[0]
+    assert "measure" not in " ".join(sentences)
+
+
+def test_lions_times_say_that_they_are_approximate_and_no_others_do() -> None:
+    lion = GroupEquilibrium(Rule("lion", lr=1e-4, weight_decay=1.0, momentum=0.9, beta2=0.99, decoupled=True))
+    found = time_scales(lion, 1000)
+    assert found.approximate
+    assert found.sentences[-1].startswith("Approximate: ")
+    assert not time_scales(ADAMW, 1000).approximate
+    assert "Approximate" not in " ".join(time_scales(ADAMW, 1000).sentences)
+    undecayed = GroupEquilibrium(Rule("lion", lr=1e-4, momentum=0.9, beta2=0.99, decoupled=True))
+    assert "Approximate" not in " ".join(time_scales(undecayed, 1000).sentences)
+
+
 def test_a_buffer_longer_than_the_norm_time_is_said() -> None:
     lion = GroupEquilibrium(Rule("lion", lr=1e-2, weight_decay=1.0, momentum=0.9, beta2=0.99, decoupled=True))
     assert "longer than the norm time" in time_scales(lion, 1000).sentences[1]

@@ -30,8 +30,8 @@ def equilibrium(optimizer: Optimizer | Rule) -> Equilibrium:
             `Rule`. Its settings are read as they are now: under a schedule, this is the equilibrium of this moment.
 
     Raises:
-        ValueError: If the class is not known, the lr is 0, no group has weight decay (the norm then grows without
-            end), or lr times weight decay is 1 or more.
+        ValueError: If the class is not known, the lr of all groups is 0, none that moves has weight decay (the norm
+            then grows without end), or lr times weight decay is 1 or more.
 
     Example:
         >>> group = torch.nn.Linear(9, 1).parameters()
@@ -55,19 +55,23 @@ def equilibrium(optimizer: Optimizer | Rule) -> Equilibrium:
     found = (optimizer,) if isinstance(optimizer, Rule) else rules(optimizer)
     for index, rule in enumerate(found):
         _check(rule, index)
-    if all(bool((as_float64(rule.weight_decay) == 0).all()) for rule in found):
+    groups = tuple(GroupEquilibrium(rule) for rule in found)
+    if all(group.idle for group in groups):
+        msg = "`lr` must be above 0 in some group, found 0 in all: nothing moves; give the lr that you ask about"
+        raise ValueError(msg)
+    if all(group.idle or group.grows for group in groups):
         msg = (
             "`optimizer` must have weight decay, found 0 in every group: without it the norm of a scale-invariant "
             "weight grows without end and there is no equilibrium; set `weight_decay`, or use `growth_law`"
         )
-        raise ValueError(msg)
-    return Equilibrium(tuple(GroupEquilibrium(rule) for rule in found))
+        raise ValueError(msg.replace("group:", "group whose lr is above 0:") if any(g.idle for g in groups) else msg)
+    return Equilibrium(groups)
 
 
 def _check(rule: Rule, index: int) -> None:
     lr, product = as_float64(rule.lr), as_float64(rule.lr) * as_float64(rule.weight_decay)
-    if not bool((lr > 0).all()):
-        msg = f"`lr` must be above 0, found {rule.lr} in group {index}: nothing moves; give the lr that you ask about"
+    if not bool((lr >= 0).all()):
+        msg = f"`lr` must be 0 or more, found {rule.lr} in group {index}; give the lr that you ask about"
         raise ValueError(msg)
     if not bool(((product >= 0) & (product < 1)).all()):
         msg = f"lr times `weight_decay` must lie in [0, 1), found {product} in group {index}: no weight would be left"
@@ -91,7 +95,8 @@ class Equilibrium:
 class GroupEquilibrium:
     r"""The equilibrium of a scale-invariant weight under one rule.
 
-    Without weight decay it is the limit: angle 0, norm and times inf. What needs a number that is not given is nan.
+    Without weight decay it is the limit: angle 0, norm and times inf. At an lr of 0 nothing moves: angle 0, times inf,
+    and any norm stays, so that of equilibrium is nan. What needs a number that is not given is nan.
 
     Args:
         rule: The rule and its settings, numbers or one for each block.
@@ -116,9 +121,14 @@ class GroupEquilibrium:
         return self.rule.family == "lion"
 
     @property
+    def idle(self) -> bool:
+        """Whether the lr is 0, as at the start of a warm-up: no weight moves."""
+        return bool((as_float64(self.rule.lr) == 0).all())
+
+    @property
     def grows(self) -> bool:
-        """Whether there is no weight decay anywhere: the norm grows without end, the angle goes to 0."""
-        return bool((as_float64(self.rule.weight_decay) == 0).all())
+        """Whether what moves has no weight decay anywhere: the norm grows without end, the angle goes to 0."""
+        return not self.idle and bool((as_float64(self.rule.weight_decay) == 0).all())
 
     @property
     def angle(self) -> Float64[Tensor, "..."]:
@@ -134,7 +144,7 @@ class GroupEquilibrium:
         :math:`\|w\|^2 = \eta d / 2\lambda` for AdamW.
         """  # noqa: D205
         if self.rule.depends_on_gradient:
-            return _adam_l2_squared_norm(self).sqrt()
+            return torch.where(as_float64(self.rule.lr) == 0, nan, _adam_l2_squared_norm(self).sqrt())
         kick = _moments(self)[1]
         if self.rule.family == "sgd":
             return (self.rule.step_lr**2 * as_float64(self.gradient_size) / kick) ** 0.25
@@ -169,11 +179,13 @@ class GroupEquilibrium:
     def norm_after(self, start: Number, steps: Number) -> Float64[Tensor, "..."]:
         r"""Norm that comes of `start` in so many steps: :math:`\|w\|^p` goes to its value as `exp(-p rate t)`.
 
-        With p = 4 for SGD and 2 for AdamW and Lion; for Adam with coupled decay p = 3 close to equilibrium only.
+        With p = 4 for SGD and 2 for AdamW and Lion; for Adam with coupled decay p = 3 close to equilibrium only. At an
+        lr of 0 it is `start`.
         """
         power = _norm_speed(self.rule)
         end, left = self.norm**power, torch.exp(-as_float64(steps) / self.norm_time)
-        return (end + (as_float64(start) ** power - end) * left) ** (1 / power)
+        after = (end + (as_float64(start) ** power - end) * left) ** (1 / power)
+        return torch.where(as_float64(self.rule.lr) == 0, as_float64(start), after)
 
 
 def _norm_speed(rule: Rule) -> int:
@@ -189,7 +201,8 @@ def _decay(group: GroupEquilibrium) -> Float64[Tensor, "..."]:
     rule = group.rule
     if rule.depends_on_gradient:  # the decay is divided by the size of a gradient's element, as the gradient is
         size = (_adam_l2_squared_norm(group) * as_float64(group.numel) / as_float64(group.gradient_size)).sqrt()
-        return as_float64(rule.lr) * as_float64(rule.weight_decay) * size
+        x = as_float64(rule.lr) * as_float64(rule.weight_decay)
+        return torch.where(x == 0, x, x * size)  # where there is none, the size, known or not, does not matter
     return (rule.step_lr if _is_coupled_sgd(rule) else as_float64(rule.lr)) * as_float64(rule.weight_decay)
 
 

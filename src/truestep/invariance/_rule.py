@@ -17,7 +17,7 @@ Number = int | float | Float[Tensor, "..."]
 Family = Literal["sgd", "adam", "lion"]
 
 # Exact names of classes: a subclass may do something else with the same settings. False: decay in the gradient.
-_KNOWN: Final[dict[str, tuple[Family, bool]]] = {
+KNOWN: Final[dict[str, tuple[Family, bool]]] = {
     "SGD": ("sgd", False),
     "SGDW": ("sgd", True),
     "Adam": ("adam", False),
@@ -40,18 +40,26 @@ def rules(optimizer: Optimizer) -> tuple[Rule, ...]:
         >>> rule.family, rule.lr, rule.momentum, rule.decoupled
         ('sgd', 0.1, 0.9, False)
     """
-    name = type(optimizer).__name__
-    if name not in _KNOWN:
+    return tuple(group_rule(type(optimizer).__name__, group) for group in optimizer.param_groups)
+
+
+def group_rule(name: str, group: dict[str, Any]) -> Rule:
+    """The rule of one parameter group of an optimizer of the class `name`.
+
+    Raises:
+        ValueError: What `rules` says.
+
+    Example:
+        >>> group_rule("AdamW", {"lr": 0.5, "betas": (0.75, 0.875), "weight_decay": 0.1}).step_lr
+        tensor(0.1250, dtype=torch.float64)
+    """
+    if name not in KNOWN:
         msg = (
-            f"`optimizer` must be of a class with a known equilibrium ({', '.join(_KNOWN)}), found {name}: "
+            f"`optimizer` must be of a class with a known equilibrium ({', '.join(KNOWN)}), found {name}: "
             "pass a `Rule` with its settings, or the optimizer inside it if it is a wrapper"
         )
         raise ValueError(msg)
-    return tuple(_rule_of(name, group) for group in optimizer.param_groups)
-
-
-def _rule_of(name: str, group: dict[str, Any]) -> Rule:
-    family, decoupled = _KNOWN[name]
+    family, decoupled = KNOWN[name]
     if group.get("amsgrad"):
         msg = "`optimizer` must not use amsgrad: its largest second moment remembers the start, found amsgrad=True"
         raise ValueError(msg)

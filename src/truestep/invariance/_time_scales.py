@@ -8,6 +8,7 @@ from math import isinf, isnan
 from truestep.invariance._equilibrium import GroupEquilibrium
 
 SETTLED = 3  # norm times: what is left of a distance is e**-3, 5 %
+APPROXIMATE = "Approximate: Lion steps by a sign, and its equilibrium is that of isotropic Gaussian gradients."
 
 
 def time_scales(group: GroupEquilibrium, steps: int) -> TimeScales:
@@ -36,7 +37,7 @@ def time_scales(group: GroupEquilibrium, steps: int) -> TimeScales:
     if any(time.dim() for time in times):
         msg = f"`group` must have one number a setting, found {tuple(times[-1].shape)}: ask for each block by itself"
         raise ValueError(msg)
-    return TimeScales(steps, float(group.rate), *map(float, times))
+    return TimeScales(steps, float(group.rate), *map(float, times), idle=group.idle, approximate=group.approximate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class TimeScales:
         buffer: Steps for which a gradient stays in the step.
         norm: Steps in which the norm's distance from equilibrium falls by a factor e.
         direction: Steps in which the direction forgets where it was, by a factor e.
+        idle: Whether the lr is 0: nothing moves.
+        approximate: Whether the times need more than the random walk: those of Lion.
     """
 
     steps: int
@@ -57,6 +60,8 @@ class TimeScales:
     buffer: float
     norm: float
     direction: float
+    idle: bool = False
+    approximate: bool = False
 
     def share(self, time: float) -> float:
         """A time as a share of the run; 1 is the whole of it."""
@@ -64,8 +69,13 @@ class TimeScales:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What each number means for this run: intrinsic lr, buffer, norm and direction, one sentence each."""
+        """What each number means for this run: intrinsic lr, buffer, norm and direction, one sentence each.
+
+        Norm and direction have none where no time is known or nothing decays; approximate times have one more.
+        """
         buffer = f"Buffer time: {_said(self.buffer, self.steps)}: {self._buffer_meaning()}."
+        if self.idle:
+            return "Intrinsic lr: 0, lr is 0: nothing moves, norms and directions stay what they are.", buffer
         if self.intrinsic_lr == 0:
             grows = "no weight decay: the norm of scale-invariant weights grows without end, their effective lr falls"
             return f"Intrinsic lr: 0, {grows}.", buffer
@@ -78,6 +88,7 @@ class TimeScales:
             buffer,
             f"Norm time: {_said(self.norm, self.steps)}, {self._norm_meaning()}.",
             f"Direction memory: {_said(self.direction, self.steps)}, {self._direction_meaning()}.",
+            *([APPROXIMATE] if self.approximate else []),
         )
 
     def _buffer_meaning(self) -> str:
