@@ -343,6 +343,35 @@ def test_one_scale_of_the_inputs_leaves_the_weights_gradient_alone() -> None:
     assert_close(scaled, still)
 
 
+def losses_of_head(shift: Tensor, centred: bool) -> Tensor:
+    """Losses of 20 steps of a net that normalizes its hidden layer, `shift` added to what its head takes.
+
+    The head's bias takes the shift up, so that the function is the same at the start.
+    """
+    torch.manual_seed(2)
+    a, targets = randn(40, 5), torch.arange(40) % 3
+    w, head = randn(6, 5).requires_grad_(), randn(3, 6).requires_grad_()
+    bias = (torch.zeros(3, dtype=torch.float64) if centred else -(head @ shift).detach()).requires_grad_()
+    losses: list[Tensor] = []
+    for _ in range(20):
+        logits = (normalized(a, w).relu() + shift) @ head.T
+        logits = (logits - logits.mean(0) if centred else logits) + bias
+        losses.append(loss := cross_entropy(logits, targets))
+        gradients = torch.autograd.grad(loss, (w, head, bias))
+        w, head, bias = (
+            (x - 0.5 * g).detach().requires_grad_() for x, g in zip((w, head, bias), gradients, strict=True)
+        )
+    return torch.stack(losses).detach()
+
+
+def test_a_shift_of_the_last_hidden_activations_is_the_head_s_own_affair() -> None:
+    still, shift = torch.zeros(6, dtype=torch.float64), 3 + randn(6)
+    assert_close(losses_of_head(shift, centred=True), losses_of_head(still, centred=True))
+    plain, shifted = losses_of_head(still, centred=False), losses_of_head(shift, centred=False)
+    assert_close(shifted[:1], plain[:1])  # one function; the norm of the layer before does not help the head's steps
+    assert float((shifted - plain).abs().max()) > 0.1
+
+
 # The classical recommendation
 
 

@@ -235,6 +235,14 @@ def test_a_single_image_has_places_to_centre_over() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_a_path_of_no_meaning_is_refused_as_an_attribute_too() -> None:
+    layer = BatchCenter1d(3)
+    with pytest.raises(ValueError, match=r'`statistics` must be "full", or "direct" .* found .Direct.'):
+        layer.statistics = "Direct"  # pyright: ignore[reportAttributeAccessIssue]
+    assert layer.statistics == "full"
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_settings_of_no_meaning_are_refused() -> None:
     with pytest.raises(ValueError, match="`momentum` must lie between 0 and 1"):
         BatchCenter1d(3, 1.5)

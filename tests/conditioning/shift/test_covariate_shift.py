@@ -9,7 +9,7 @@ import torch
 from tests.conditioning.shift.nets import assert_same_shift, batches, loss_fn, mean_fn, net, normalized_net
 from torch import Tensor, nn
 
-from truestep.conditioning.shift import CovariateShift, DirectPath, LayerShift, covariate_shift, ics_share, layer_shift
+from truestep.conditioning.shift import covariate_shift, ics_share, layer_shift
 from truestep.core import moments
 
 
@@ -222,34 +222,53 @@ def test_a_loss_without_the_model_is_refused() -> None:
         covariate_shift(net(), batches((5,)), loss_fn=lambda _, batch: mean_fn(other, batch))
 
 
-def typed_in() -> CovariateShift:
-    """A measurement written by hand."""
-    mean = torch.zeros(61, dtype=torch.float64)
-    first = LayerShift(1200, mean, mean, nu=5.03, largest=0.149, lower=5.0491, upper=5.179, ics_share=0.893)
-    second = LayerShift(1200, mean[:16], mean[:16], nu=1.0, largest=0.5, lower=1.0, upper=1.5)
-    return CovariateShift({"fc1": first, "head": second}, {"norm": DirectPath(1.25, math.nan)}, 3, train_mode=True)
+def test_layers_can_be_chosen_and_have_the_same_shift() -> None:
+    model = normalized_net()
+    whole = covariate_shift(model, batches((20,)), loss_fn=loss_fn)
+    for names in (["3"], "3", iter(["_orig_mod.3"])):
+        found = covariate_shift(model, batches((20,)), loss_fn=loss_fn, layers=names)
+        assert list(found.layers) == ["3"]
+        assert found.layers["3"].ics_share == whole.layers["3"].ics_share
+        assert found.layers["3"].largest == whole.layers["3"].largest
+        assert found.normalizations["1"].ratio == whole.normalizations["1"].ratio
+        assert math.isnan(found.normalizations["1"].weight_ratio)  # its layer is not among them
+    both = covariate_shift(model, batches((20,)), loss_fn=loss_fn, layers=["3", "0"])
+    assert list(both.layers) == ["0", "3"]
+    assert both.normalizations["1"].weight_ratio == whole.normalizations["1"].weight_ratio
 
 
-def test_the_table_says_mode_and_units() -> None:
-    assert str(typed_in()).splitlines() == [
-        "covariate shift over 3 batches, train mode; a: activation of the layer's input",
-        "layer  rows  features  ν [a²]  λ1(Σ) [a²]  ν/λ1(Σ)  λ1(Ā) within [a²]  ICS share",
-        "fc1    1200        61    5.03       0.149    33.76     5.049 to 5.179     89.3 %",
-        "head   1200        16       1         0.5        2           1 to 1.5          -",
-        "",
-        "gradient with the statistics held fixed, over the full one",
-        "normalization  at its input  at the weight before",
-        "norm                   1.25                     -",
-    ]
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["0", "1"], r"`layers` must name Linear or Conv2d layers of `model` \(0, 3\), found 1"),
+        ([], "`layers` must name one layer or more, found none"),
+    ],
+)
+def test_names_of_no_layer_are_refused(names: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        covariate_shift(normalized_net(), batches((5,)), layers=names)
 
 
-def test_the_rows_are_plain_and_have_the_same_keys() -> None:
-    rows = typed_in().rows()
-    assert [row["layer"] for row in rows] == ["fc1", "head", "norm"]
-    assert len({tuple(row) for row in rows}) == 1
-    assert all(isinstance(value, (str, int, float)) for row in rows for value in row.values())
-    assert (rows[0]["n"], rows[0]["features"], rows[0]["nu"], rows[0]["ics_share"]) == (1200, 61, 5.03, 0.893)
-    assert rows[0]["outlier"] == pytest.approx(33.758, abs=1e-3)
-    assert (rows[2]["n"], rows[2]["direct"]) == (0, 1.25)
-    assert math.isnan(rows[2]["nu"])
-    assert math.isnan(rows[0]["direct"])
+def test_of_a_wide_layer_only_the_largest_eigenvalue_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(16, 1100, dtype=torch.float64) + 1
+    centred = x - x.mean(0)
+    expected = float(torch.linalg.eigvalsh(centred @ centred.T / 16)[-1])
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda _: pytest.fail("all eigenvalues are computed"))
+    found = covariate_shift(nn.Linear(1100, 2).double(), [x]).layers[""].largest
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_normalization_that_is_not_measured_is_named() -> None:
+    class Own(nn.LayerNorm):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+    parts = [nn.Conv2d(2, 3, 1), Own(3), nn.LocalResponseNorm(2), nn.InstanceNorm2d(3), nn.RMSNorm(5), nn.ReLU()]
+    model = nn.Sequential(*parts, nn.utils.parametrizations.spectral_norm(nn.Linear(5, 2))).double()
+    x = torch.randn(2, 2, 4, 5, dtype=torch.float64)
+    found = covariate_shift(model, [x], loss_fn=lambda m, x: m(x).square().mean())
+    assert list(found.normalizations) == ["3", "4"]
+    assert found.skipped == {"1": "Own", "2": "LocalResponseNorm"}
+    last = "normalization that is not measured: 1 (Own), 2 (LocalResponseNorm)"
+    assert str(found).splitlines()[-1] == last
+    assert "not measured" not in str(covariate_shift(model, [x]))

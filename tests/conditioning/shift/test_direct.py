@@ -30,6 +30,22 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...
         (6, 4),
         (0,),
     ),
+    "InstanceNorm1d": (lambda: nn.InstanceNorm1d(4, affine=True, eps=0.1), (3, 4, 5), (2,)),
+    "InstanceNorm1d of one sample": (lambda: nn.InstanceNorm1d(4, affine=True), (4, 5), (1,)),
+    "InstanceNorm2d": (lambda: nn.InstanceNorm2d(4), (2, 4, 3, 3), (2, 3)),
+    "InstanceNorm2d of one sample": (lambda: nn.InstanceNorm2d(4, affine=True), (4, 3, 3), (1, 2)),
+    "InstanceNorm2d in evaluation": (lambda: nn.InstanceNorm2d(4, affine=True).eval(), (2, 4, 3, 3), (2, 3)),
+    "InstanceNorm2d with running statistics": (
+        lambda: nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+        (2, 4, 3, 3),
+        (2, 3),
+    ),
+    "InstanceNorm2d in evaluation with running statistics": (
+        lambda: running(nn.InstanceNorm2d(4, affine=True, track_running_stats=True)),
+        (2, 4, 3, 3),
+        None,
+    ),
+    "InstanceNorm3d": (lambda: nn.InstanceNorm3d(4, affine=True), (2, 4, 2, 2, 2), (2, 3, 4)),
     "LayerNorm": (lambda: nn.LayerNorm(4, eps=0.1), (2, 3, 4), (2,)),
     "LayerNorm over two": (lambda: nn.LayerNorm((3, 4)), (5, 3, 4), (1, 2)),
     "LayerNorm without gamma": (lambda: nn.LayerNorm(4, elementwise_affine=False), (5, 4), (1,)),
@@ -38,7 +54,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...
 
 def held_fixed(module: Any, x: Tensor, dims: tuple[int, ...] | None) -> Tensor:
     """The layer written out, with constant statistics."""
-    shape = [1, -1, *[1] * (x.dim() - 2)]
+    shape = [-1, *[1] * (x.dim() - 1 - (x.shape[0] != 4))]  # channels are 4, samples never
     if dims is None:
         mean, variance = module.running_mean.view(shape), module.running_var.view(shape)
     else:
@@ -66,6 +82,27 @@ def test_the_slope_is_the_gradient_with_constant_statistics(name: str) -> None:
         nn.init.normal_(p) if p is getattr(module, "weight", None) else None
     x = (2 * torch.randn(shape, dtype=torch.float64) + 1).requires_grad_()
     assert_slope(module, x, held_fixed(module, x, dims))
+
+
+@pytest.mark.parametrize("shape", [4, (3, 4)])
+@pytest.mark.parametrize("eps", [0.1, None])
+@pytest.mark.parametrize("gain", [True, False])
+def test_the_slope_of_rms_norm_has_the_mean_square(shape: Any, eps: float | None, gain: bool) -> None:
+    module = nn.RMSNorm(shape, eps=eps, elementwise_affine=gain).double()
+    if gain:
+        nn.init.normal_(module.weight)
+    x = (2e-7 * torch.randn(5, 3, 4, dtype=torch.float64) + 1e-7).requires_grad_()  # so small that eps counts
+    dims = tuple(range(-len(module.normalized_shape), 0))
+    square = x.detach().square().mean(dims, keepdim=True)
+    out = x / (square + (torch.finfo(x.dtype).eps if eps is None else eps)).sqrt()
+    assert_slope(module, x, out * module.weight if gain else out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rms_norm_s_own_eps_is_the_one_that_it_computes_with(dtype: torch.dtype) -> None:
+    x = torch.full((2, 4), 2e-4, dtype=dtype)
+    module = nn.RMSNorm(4, elementwise_affine=False)
+    torch.testing.assert_close(slope(module, x) * x.double(), module(x).double(), rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])

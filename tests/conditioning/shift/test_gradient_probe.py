@@ -144,29 +144,40 @@ def test_the_direct_path_behind_a_convolution_is_the_knockout_too() -> None:
 
 
 class Detached(nn.Module):
-    """Batch or layer normalization by hand; `direct` cuts the statistics path."""
+    """Batch, layer or RMS normalization by hand; `direct` cuts the statistics path."""
 
-    def __init__(self, dim: int, *, direct: bool) -> None:
+    def __init__(self, dim: int, *, direct: bool, rms: bool = False) -> None:
         super().__init__()
-        self.dim, self.direct = dim, direct
+        self.dim, self.direct, self.rms = dim, direct, rms
 
     def forward(self, x: Tensor) -> Tensor:
         fixed = x.detach() if self.direct else x
+        if self.rms:
+            return x / (fixed.square().mean(self.dim, keepdim=True) + 1e-5).sqrt()
         variance = fixed.var(self.dim, correction=0, keepdim=True)
         return (x - fixed.mean(self.dim, keepdim=True)) / (variance + 1e-5).sqrt()
 
 
-@pytest.mark.parametrize(("norm", "dim"), [(nn.BatchNorm1d(4, affine=False), 0), (nn.LayerNorm(4), 1)], ids=str)
+@pytest.mark.parametrize(
+    ("norm", "dim"),
+    [
+        (nn.BatchNorm1d(4, affine=False), 0),
+        (nn.LayerNorm(4), 1),
+        (nn.RMSNorm(4, eps=1e-5), 1),
+        (nn.InstanceNorm1d(8), 1),  # of one sample: what is a row to the layers is a channel to it
+    ],
+    ids=str,
+)
 def test_the_paths_are_those_of_the_layer_written_out(norm: nn.Module, dim: int) -> None:
-    x = torch.randn(8, 4, dtype=torch.float64) + 1
+    x, rms = torch.randn(8, 4, dtype=torch.float64) + 1, isinstance(norm, nn.RMSNorm)
     fc, head = nn.Linear(4, 4).double(), nn.Linear(4, 2).double()
     found = probed(nn.Sequential(fc, norm.double(), head), x).paths["1"]
     squares = []
     for direct in (True, False):
         into = fc(x).detach().requires_grad_()
-        loss = (head(Detached(dim, direct=direct)(into)) - 1).square().sum()
+        loss = (head(Detached(dim, direct=direct, rms=rms)(into)) - 1).square().sum()
         squares.append(torch.autograd.grad(loss, into)[0].square().sum())
-        model = nn.Sequential(fc, Detached(dim, direct=direct), head)
+        model = nn.Sequential(fc, Detached(dim, direct=direct, rms=rms), head)
         squares.append(weight_gradient(model, x, fc.weight).square().sum())
     expected = PathSums(squares[0], squares[2], squares[1], squares[3])
     assert_additive(expected, [found], tolerance=1e-10)

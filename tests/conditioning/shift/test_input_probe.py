@@ -96,6 +96,14 @@ def test_a_layer_that_never_runs_has_zeros() -> None:
     assert not any(float(record.n) for record in sums.values())
 
 
+def test_only_the_named_layers_have_sums() -> None:
+    wide = nn.Sequential(nn.Linear(4, 2), nn.Linear(10**6, 2, device="meta"))  # whose matrix would take 8 TB
+    probe = InputProbe(wide, tracked=False, names=["0"])
+    wide[0](torch.ones(3, 4))
+    probe.close()
+    assert {name: float(record.n) for name, record in probe.sums.items()} == {"0": 3}
+
+
 def test_a_closed_probe_sees_nothing() -> None:
     model = nn.Linear(2, 2)
     probe = InputProbe(model, tracked=False)

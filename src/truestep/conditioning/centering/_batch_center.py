@@ -57,7 +57,7 @@ class AbstractBatchCenter(nn.Module, ABC):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check(momentum, statistics)
+        _check_momentum(momentum)
         self.num_features, self.momentum, self.statistics = num_features, momentum, statistics
         self.track_running_stats, self.process_group = track_running_stats, process_group
         empty = torch.empty(num_features, device=device, dtype=dtype)
@@ -66,6 +66,16 @@ class AbstractBatchCenter(nn.Module, ABC):
         count = torch.empty((), dtype=torch.long, device=device) if track_running_stats else None
         self.register_buffer("num_batches_tracked", count)
         self.reset_parameters()
+
+    @property
+    def statistics(self) -> Statistics:
+        """Either "full", or "direct", which leaves the mean out of the backward pass."""
+        return self._statistics
+
+    @statistics.setter
+    def statistics(self, value: Statistics) -> None:
+        _check_statistics(value)
+        self._statistics: Statistics = value
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -149,7 +159,8 @@ class BatchCenter1d(AbstractBatchCenter):
         num_features: Number C of channels.
         momentum: Weight of the newest batch in the running mean, which evaluation subtracts; None for the mean of all
             batches so far.
-        statistics: "full", or "direct" to leave the mean out of the backward pass. May be set later, as an attribute.
+        statistics: "full", or "direct" to leave the mean out of the backward pass. May be set later, as an
+            attribute, which is checked as well.
         track_running_stats: False keeps no running mean; evaluation then centres by its own batch.
         process_group: Ranks whose batches count as one, as `torch.nn.SyncBatchNorm` has it; there each rank must run
             forward and backward, with any number of samples. Make the group before the layer. None (also where
@@ -206,10 +217,13 @@ class BatchCenter2d(AbstractBatchCenter):
         return (4,)
 
 
-def _check(momentum: float | int | None, statistics: str) -> None:
+def _check_momentum(momentum: float | int | None) -> None:
     if momentum is not None and not 0 <= momentum <= 1:
         msg = f"`momentum` must lie between 0 and 1, or be None for the mean of all batches, found {momentum}"
         raise ValueError(msg)
+
+
+def _check_statistics(statistics: str) -> None:
     if statistics not in get_args(Statistics):
         msg = f'`statistics` must be "full", or "direct" to cut the statistics path, found {statistics!r}'
         raise ValueError(msg)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]
 
 from truestep.conditioning.centering._batch_center import AbstractBatchCenter
 from truestep.core import AbstractSum
 from truestep.core._additive import reduced
 
-Normalization = _BatchNorm | nn.LayerNorm | nn.GroupNorm | AbstractBatchCenter
+Normalization = _BatchNorm | _InstanceNorm | nn.LayerNorm | nn.RMSNorm | nn.GroupNorm | AbstractBatchCenter
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,37 +55,57 @@ def slope(module: Normalization, x: Float[Tensor, "..."]) -> Float64[Tensor, "..
         \bar x = \bar x_{\text{direct}} + \text{the path through } \mu(x) \text{ and } \sigma(x)
 
     For batch normalization in training mode the statistics are those of `x` (over the ranks for SyncBatchNorm), in
-    evaluation the running ones, which no gradient passes: there both are the same.
+    evaluation the running ones, which no gradient passes: there both are the same. Instance normalization has running
+    ones only if it was told to keep them. `torch.nn.RMSNorm` has :math:`\mu = 0` and :math:`\sigma^2` the mean square.
 
     Example:
         >>> import torch
         >>> x = torch.tensor([[-3.0, 0.0], [3.0, 0.0]])
         >>> slope(torch.nn.BatchNorm1d(2, eps=1.0), x)
-        tensor([[0.3162, 1.0000]], dtype=torch.float64)
+        tensor([0.3162, 1.0000], dtype=torch.float64)
     """
     if isinstance(module, AbstractBatchCenter):
         return x.new_ones((), dtype=torch.float64)
-    if isinstance(module, nn.LayerNorm):
-        dims = tuple(range(-len(module.normalized_shape), 0))
-        gamma, variance = module.weight, x.double().var(dims, correction=0, keepdim=True)
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        gamma, square = module.weight, _of_last(module, x.double())
     else:
-        gamma, variance = _over_channels(x, module.weight), _variance(module, x)
-    inverse = (variance + module.eps).rsqrt()
+        places, channels = _places(module, x), cast("Tensor | None", module.weight)
+        gamma = None if channels is None else channels.view(-1, *[1] * places)
+        square = _square(module, x, places)
+    inverse = (square + _eps(module, x)).rsqrt()
     return inverse if gamma is None else gamma.detach().double() * inverse
 
 
-def _over_channels(x: Tensor, channels: Tensor | None) -> Tensor | None:
-    """One number a channel, as broadcast over [N, C, ...]."""
-    return None if channels is None else channels.view(1, -1, *[1] * (x.dim() - 2))
+def _eps(module: _BatchNorm | _InstanceNorm | nn.LayerNorm | nn.RMSNorm | nn.GroupNorm, x: Tensor) -> float:
+    """What the layer adds; RMSNorm's own is that of the number format it computes in, which is never a half one."""
+    if module.eps is not None:
+        return module.eps
+    return torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps
 
 
-def _variance(module: _BatchNorm | nn.GroupNorm, x: Tensor) -> Tensor:
+def _of_last(module: nn.LayerNorm | nn.RMSNorm, x: Tensor) -> Tensor:
+    dims = tuple(range(-len(module.normalized_shape), 0))
+    if isinstance(module, nn.RMSNorm):
+        return x.square().mean(dims, keepdim=True)
+    return x.var(dims, correction=0, keepdim=True)
+
+
+def _places(module: _BatchNorm | _InstanceNorm | nn.GroupNorm, x: Tensor) -> int:
+    """How many dimensions of places follow that of the channels; only instance norms take single samples."""
+    if isinstance(module, _InstanceNorm):
+        return module._get_no_batch_dim() - 1  # pyright: ignore[reportPrivateUsage]
+    return x.dim() - 2
+
+
+def _square(module: _BatchNorm | _InstanceNorm | nn.GroupNorm, x: Tensor, places: int) -> Tensor:
     """Variance that the layer divides by, as broadcast over `x` [N, C, ...]."""
     if isinstance(module, nn.GroupNorm):
         return _of_groups(x, module.num_groups)
     if not module.training and module.running_var is not None:
-        return module.running_var.double().view(1, -1, *[1] * (x.dim() - 2))
-    return _of_batch(module, x.double()).view(1, -1, *[1] * (x.dim() - 2))
+        return module.running_var.double().view(-1, *[1] * places)
+    if isinstance(module, _InstanceNorm):
+        return x.double().var(tuple(range(-places, 0)), correction=0, keepdim=True)
+    return _of_batch(module, x.double()).view(-1, *[1] * places)
 
 
 def _of_groups(x: Tensor, groups: int) -> Tensor:

@@ -156,7 +156,28 @@ class GradientProbe:
 def normalizations(model: nn.Module) -> dict[str, Normalization]:
     """Normalization layers by the name they have in the bare model."""
     modules = unwrapped(model).named_modules()
-    return {bare(name): module for name, module in modules if isinstance(module, Normalization)}
+    return {bare(name): module for name, module in modules if isinstance(module, Normalization) and _is_plain(module)}
+
+
+def skipped(model: nn.Module) -> dict[str, str]:
+    """Class of each module that is a normalization layer, by type or by its class's name, but not measured."""
+    found = {bare(name): module for name, module in unwrapped(model).named_modules() if not any(module.children())}
+    for name in (*normalizations(model), *layers(model)):
+        found.pop(name, None)
+    return {name: type(module).__name__ for name, module in found.items() if _is_normalization(module)}
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether its `forward` is not a subclass's own, which may normalize over something else."""
+    owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    return owner.__module__.startswith(("torch.nn.", "truestep."))
+
+
+def _is_normalization(module: nn.Module) -> bool:
+    """By type or by name; weight and spectral norm of torch.nn.utils are no layers."""
+    kind = type(module).__name__
+    named = ("norm" in kind.lower() or "LRN" in kind) and not type(module).__module__.startswith("torch.nn.utils.")
+    return named or isinstance(module, Normalization)
 
 
 def _weight_gradient(use: _LayerUse, delta: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -44,10 +44,11 @@ class InputProbe:
     Args:
         model: Whose layers to look at.
         tracked: Whether to leave out what runs without gradient (a teacher network, say).
+        names: Which of them; None is all.
     """
 
-    def __init__(self, model: nn.Module, *, tracked: bool) -> None:
-        found = layers(model)
+    def __init__(self, model: nn.Module, *, tracked: bool, names: Collection[str] | None = None) -> None:
+        found = {name: module for name, module in layers(model).items() if names is None or name in names}
         self.sums = {name: _no_rows(module) for name, module in found.items()}
         self._tracked = tracked
         self._handles = [m.register_forward_hook(self._hook(k), with_kwargs=True) for k, m in found.items()]

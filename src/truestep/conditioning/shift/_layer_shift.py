@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from truestep.conditioning.shift._top_eigenvalue import top_eigenvalue
 from truestep.core import Moments
 
 
@@ -99,4 +99,4 @@ def _largest(covariance: Float64[Tensor, "features features"]) -> float:
     """Top eigenvalue of a covariance; nan where an entry is not finite, 0 for no features."""
     if not bool(covariance.isfinite().all()):
         return math.nan
-    return max(float(torch.linalg.eigvalsh(covariance)[-1:].sum()), 0.0)  # rounding may make a 0 negative
+    return max(top_eigenvalue(covariance), 0.0)  # rounding may make a 0 negative
