@@ -77,6 +77,33 @@ def test_a_step_that_failed_does_not_confuse_the_next() -> None:
     assert calls == ["before", "before", "ready", "first", "last"]
 
 
+def test_the_gradients_of_each_evaluation_are_ready_where_that_is_asked_for() -> None:
+    calls: list[str] = []
+    optimizer = torch.optim.LBFGS([nn.Parameter(torch.ones(2))], max_iter=2, max_eval=3)
+    Around(optimizer, ready=lambda: calls.append("ready"), again=lambda: calls.append("again"))
+
+    def closure() -> Any:
+        calls.append("closure")
+        optimizer.zero_grad()
+        loss = optimizer.param_groups[0]["params"][0].square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert calls == ["closure", "ready", "again", "closure", "ready"]
+
+
+def test_who_keeps_the_gradient_comes_ahead_of_everybody() -> None:
+    w = nn.Parameter(torch.ones(1))
+    calls: list[str] = []
+    optimizer = SGD([w], lr=0.1)
+    optimizer.register_step_pre_hook(lambda *_: calls.append("other"))
+    Around(optimizer, before=lambda: calls.append("norms"), keeps=keeps("Sphere", ["norms"], [w]))
+    Around(optimizer, before=lambda: calls.append("gradient"), keeps=keeps("Transform", ["gradient"], [w]))
+    optimizer.step()
+    assert calls == ["gradient", "other", "norms"]
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_a_wrapper_is_refused() -> None:
     class Wrapper:

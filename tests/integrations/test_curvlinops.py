@@ -17,7 +17,8 @@ from tests.conditioning.curvature.nets import (
     state_of,
 )
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy, linear, pad
+from torch.utils.checkpoint import checkpoint
 
 from truestep.conditioning.curvature import ggn_product
 from truestep.integrations import _curvlinops
@@ -183,6 +184,66 @@ def test_convolutions_whose_inputs_curvlinops_takes_for_others_are_refused(setti
     model = nn.Sequential(nn.Conv2d(2, 2, 3, **settings), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(ValueError, match=r"without groups, padded with zeros; 0\.weight does not"):
         KFac(model, [(torch.randn(3, 2, 5, 5), torch.tensor([0, 1, 1]))], LOSS)
+
+
+class Again(nn.Module):
+    """A middle layer called some times, or used without being called."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.into, self.middle, self.out = nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+        self.calls = calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.into(x)
+        for _ in range(self.calls):
+            x = self.middle(x.tanh())
+        return self.out(x if self.calls else linear(x, self.middle.weight, self.middle.bias))
+
+
+@pytest.mark.parametrize("calls", [0, 2])
+@pytest.mark.parametrize("corrected", [False, True])
+def test_a_layer_called_twice_or_never_is_refused_and_can_be_left_out(calls: int, corrected: bool) -> None:
+    model, batch = Again(calls), (torch.randn(5, 4), torch.tensor([0, 1, 1, 0, 1]))
+    with pytest.raises(ValueError, match=rf"exactly once in a forward pass, found {calls} calls .* middle\.weight"):
+        KFac(model, [batch], LOSS, corrected=corrected)
+    assert not any([*m._forward_hooks, *m._forward_pre_hooks] for m in model.modules())
+    kfac = KFac(model, [batch, batch], LOSS, names=["out.bias", "into.weight", "out.weight"], corrected=corrected)
+    assert list(kfac.parameters) == ["out.bias", "into.weight", "out.weight"]
+    assert not any([*m._forward_hooks, *m._forward_pre_hooks] for m in model.modules())
+
+
+def test_a_layer_that_checkpointing_calls_again_is_refused() -> None:
+    class Checkpointed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    model = Checkpointed(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"found that of 0\.weight called again in the backward pass"):
+        KFac(model, [(torch.randn(5, 4), torch.tensor([0, 1, 1, 0, 1]))], LOSS)
+
+
+def test_parameters_of_several_modules_are_refused_and_can_be_left_out() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    batch = (torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1]))
+    with pytest.raises(ValueError, match=r"0\.weight is shared by Linear and Linear"):
+        KFac(model, [batch], LOSS)
+    assert set(KFac(model, [batch], LOSS, names=["0.bias", "2.bias"]).parameters) == {"0.bias", "2.bias"}
+    embedded = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 3, bias=False))
+    embedded[1].weight = embedded[0].weight
+    with pytest.raises(ValueError, match=r"0\.weight is shared by Embedding and Linear"):
+        KFac(embedded, [(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2]))], LOSS)
+
+
+def test_the_spectrum_of_a_multiple_of_the_identity_and_of_zero_is_one_peak() -> None:
+    model = nn.Linear(30, 1, bias=False)
+    x = torch.randn(4, 30)
+    for loss_fn, value in ((lambda m, x: m(x).mean(), 0.0), (lambda m, _: -m.weight.square().sum(), -2.0)):
+        found = spectrum(model, x, loss_fn, points=101)
+        assert float(torch.trapezoid(found.density, found.grid)) == pytest.approx(1.0)
+        assert float(found.grid[found.density.argmax()]) == pytest.approx(value, abs=1e-6)
+        assert int(found.density.count_nonzero()) == 1
 
 
 def test_losses_that_weigh_or_ignore_are_refused() -> None:

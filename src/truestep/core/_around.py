@@ -14,7 +14,7 @@ from truestep.core._hooks import check_hooks, inside_step, not_compiled, skipped
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Call = Callable[[], None]
-Quantity = Literal["lr", "norms"]
+Quantity = Literal["lr", "norms", "gradient"]
 
 _KEEPS: Final = "truestep_keeps"
 
@@ -25,7 +25,7 @@ class Keeps:
 
     Args:
         control: Its name.
-        quantities: The lr of the weights' groups, the weights' norms, or both.
+        quantities: Of the lr of the weights' groups, the weights' norms and the gradient that the step reads.
         weights: By their identity, which outlives a loaded state.
     """
 
@@ -52,7 +52,7 @@ def check_beside(optimizer: Optimizer, new: Keeps) -> None:
         if both and held.weights & new.weights:
             msg = (
                 f"`optimizer` must have no {held.control} on weights that a new {new.control} is given: both set their "
-                f"{' and '.join(both)}; close the one there, or give them different weights"
+                f"{' and '.join(both)}; close the one there (`.close()`), or give them different weights"
             )
             raise ValueError(msg)
 
@@ -73,9 +73,11 @@ class Around:
         optimizer: The user's optimizer; it stays the object that schedulers, scalers and trainers know.
         before: Called ahead of the step.
         ready: Called when the gradients are there: after `before`, or after a closure's first evaluation.
+        again: Called before each further evaluation of a closure, and `ready` behind it; None: neither is.
         first: Called behind the step, ahead of the hooks of everybody who came before: they see what it leaves.
         last: Called behind the step and everybody else.
-        keeps: What the control has the say in; `check_beside` first, ahead of anything that is changed.
+        keeps: What the control has the say in; `check_beside` first, ahead of anything that is changed. One that keeps
+            the gradient comes before everybody else's hooks ahead of the step, so that they see what the step will.
 
     Raises:
         ValueError: If the optimizer takes no step hooks (the message names the inner one to pass).
@@ -97,13 +99,14 @@ class Around:
         *,
         before: Call = _nothing,
         ready: Call = _nothing,
+        again: Call | None = None,
         first: Call = _nothing,
         last: Call = _nothing,
         keeps: Keeps | None = None,
     ) -> None:
         check_hooks(optimizer)
         self._optimizer, self._depth = optimizer, 0
-        self._before, self._ready = before, ready
+        self._before, self._ready, self._again = before, ready, again
         self._handles = self._hooked(first, last, keeps)
 
     def close(self) -> None:
@@ -131,6 +134,9 @@ class Around:
         one, two, three = (pre(skipped_by_compiler(before)), *map(post, map(skipped_by_compiler, (behind, behind_all))))
         hooks: Any = self._optimizer._optimizer_step_post_hooks  # pyright: ignore[reportPrivateUsage]
         hooks.move_to_end(two.id, last=False)
+        if keeps is not None and "gradient" in keeps.quantities:
+            hooks = self._optimizer._optimizer_step_pre_hooks  # pyright: ignore[reportPrivateUsage]
+            hooks.move_to_end(one.id, last=False)
         return one, two, three
 
     def _begin(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
@@ -149,15 +155,19 @@ class Around:
         return None
 
     def _noticed(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """The closure, calling `ready` after its first evaluation."""
+        """The closure, calling `ready` after its first evaluation, and after the others where there is an `again`."""
         ready: Call | None = not_compiled(self._ready)
+        again: Call | None = None if self._again is None else not_compiled(self._again)
+        evaluated = False
 
         def evaluate() -> Any:
-            nonlocal ready
+            nonlocal ready, evaluated
+            if evaluated and again is not None:
+                again()
             loss = closure()
             if ready is not None:
                 ready()
-                ready = None
+            evaluated, ready = True, ready if again is not None else None
             return loss
 
         return evaluate

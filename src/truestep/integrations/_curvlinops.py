@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -26,6 +28,9 @@ else:
             from curvlinops._torch_base import PyTorchLinearOperator as Operator
     except ImportError:  # said when one is built
         Operator = object
+
+
+SINGLE = 1e-5  # eigenvalues as close as this, by their size, are one
 
 
 class Spectrum(NamedTuple):
@@ -105,6 +110,7 @@ def spectrum(
     """Density of the eigenvalues, by stochastic Lanczos quadrature of curvlinops on our products.
 
     For pictures: the kernel smears what lies close, and most lies at 0. Counts of outliers come from `sharpness(k=)`.
+    A multiple of the identity, and the zero matrix of a linear loss, is one peak in the middle of the grid.
 
     Args:
         model: As `hessian_product` takes it, in the mode it is in.
@@ -126,12 +132,24 @@ def spectrum(
         torch.manual_seed(seed)
         start = torch.randn(operator.shape[1], dtype=torch.float64)
         scale = float(_flat(operator, 1)(start).norm() / start.norm())
+        if not scale:
+            return _one_peak(0.0, points, operator.dtype)
         ends = [largest(_flat(operator, sign), start, 1, scale=scale, tolerance=1e-2)[0] for sign in (-1, 1)]
         low, high = -float(ends[0]), float(ends[1])
+        if high - low <= SINGLE * max(abs(low), abs(high)):
+            return _one_peak((low + high) / 2, points, operator.dtype)
         found = lanczos_approximate_spectrum(
             operator, lanczos, num_points=points, num_repeats=repeats, boundaries=(low, high)
         )
     return Spectrum(*found)
+
+
+def _one_peak(value: float, points: int, dtype: torch.dtype) -> Spectrum:
+    """Of a multiple of the identity, of the zero matrix too: as narrow as the grid shows."""
+    grid = value + (abs(value) or 1.0) * torch.linspace(-1, 1, points, dtype=dtype)
+    density = torch.zeros_like(grid)
+    density[points // 2] = 1.0
+    return Spectrum(grid, density / torch.trapezoid(density, grid))
 
 
 def trace(
@@ -157,6 +175,47 @@ def trace(
     with preserved(unwrapped(model)):
         torch.manual_seed(seed)
         return float(hutchpp_trace(operator, products))
+
+
+@contextmanager
+def each_called_once(model: nn.Module, layers: Mapping[str, nn.Module]) -> Generator[None, None, None]:
+    """Raises where a forward pass of the model does not call each layer once; layers by name of a parameter.
+
+    After an error the hooks that curvlinops leaves behind are taken off.
+
+    Raises:
+        ValueError: At the end of the forward pass; of a pass that comes again in the backward, at the end.
+    """
+    calls = dict.fromkeys(layers, 0)
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            calls[name] += 1
+
+        return hook
+
+    def check(*_: Any) -> None:
+        if other := [f"{n} calls of the layer of {name}" for name, n in calls.items() if n != 1]:
+            msg = f"`model` must call each layer of `names` exactly once in a forward pass, found {other[0]}"
+            raise ValueError(f"{msg}: its factors would be no K-FAC; leave its parameters out of `names`")
+        calls.update(dict.fromkeys(calls, 0))
+
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    hooks: list[tuple[dict[int, Any], set[int]]] = [
+        (vars(module)[kind], set(vars(module)[kind])) for module in {model, *layers.values()} for kind in kinds
+    ]
+    try:
+        for name, layer in layers.items():
+            layer.register_forward_hook(count(name))
+        model.register_forward_hook(check)
+        yield
+        if again := [name for name, n in calls.items() if n]:
+            msg = f"`model` must call each layer once, found that of {again[0]} called again in the backward pass"
+            raise ValueError(f"{msg}: switch activation checkpointing off")
+    finally:
+        for now, before in hooks:
+            for key in set(now) - before:
+                del now[key]
 
 
 def _flat(operator: CurvatureOperator, sign: int) -> Any:

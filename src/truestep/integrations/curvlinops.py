@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from truestep.core._names import named_parameters, unwrapped
 from truestep.core._preserved import preserved
-from truestep.integrations._curvlinops import CurvatureOperator, Spectrum, require_curvlinops, spectrum, trace
+from truestep.integrations._curvlinops import (
+    CurvatureOperator,
+    Spectrum,
+    each_called_once,
+    require_curvlinops,
+    spectrum,
+    trace,
+)
 
 __all__ = ["CurvatureOperator", "KFac", "Spectrum", "kfac_direction", "spectrum", "trace"]
 
@@ -96,7 +103,8 @@ class KFac:
 
     Raises:
         ValueError: If a parameter lies elsewhere (in BatchNorm, say), or in a convolution with groups or other padding
-            than zeros; if the loss weighs or ignores targets; if names are unknown, or EKFAC is averaged.
+            than zeros; if it is shared by several modules, or its layer is not called exactly once in a forward pass
+            (a recurrent one, say); if the loss weighs or ignores targets; if names are unknown, or EKFAC is averaged.
         ImportError: curvlinops is not installed.
 
     Note: Deviation
@@ -120,13 +128,15 @@ class KFac:
         require_curvlinops()
         from curvlinops import EKFACLinearOperator, KFACLinearOperator
 
-        self.parameters = _supported(model, names)
+        layers = _supported(model, names)
+        known = named_parameters(model)
+        self.parameters = {name: known[name] for name in layers}
         _check_loss(loss, data)
         bare, tensors = unwrapped(model), list(self.parameters.values())
         kind: Any = EKFACLinearOperator if corrected else KFACLinearOperator
         settings: Any = {"fisher_type": fisher, "seed": seed, "separate_weight_and_bias": False}
         settings["check_deterministic"] = False  # it would run everything twice more
-        with preserved(bare), torch.enable_grad():
+        with preserved(bare), torch.enable_grad(), each_called_once(bare, layers):
             self._operator: Any = kind(bare, loss, tensors, data, **settings)
             _ = self._operator @ [torch.zeros_like(p) for p in tensors]  # makes the factors
         if previous is not None:
@@ -185,29 +195,41 @@ class KFac:
         return dict(zip(self.parameters, tensors, strict=True))
 
 
-def _supported(model: nn.Module, names: Sequence[str] | None) -> dict[str, Tensor]:
-    """The parameters to take, by name.
+def _supported(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
+    """The layers of the parameters to take, by the parameters' names.
 
     Raises:
-        ValueError: If one is unknown, or lies in a layer that K-FAC does not know.
+        ValueError: If one is unknown, or lies in a layer that K-FAC does not know, or in several.
     """
     known = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
     names = list(known) if names is None else list(names)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"`names` must be parameters of the model that require a gradient; found {unknown}")
-    owners = {id(p): m for m in unwrapped(model).modules() for p in m.parameters(recurse=False)}
+    owners: dict[int, list[nn.Module]] = {}
+    for module in unwrapped(model).modules():
+        for p in module.parameters(recurse=False):
+            owners.setdefault(id(p), []).append(module)
     for name in names:
-        owner = owners[id(known[name])]
-        if isinstance(owner, nn.modules.batchnorm._BatchNorm) and owner.training:  # pyright: ignore[reportPrivateUsage]
-            msg = f"`names` has {name}, of {type(owner).__name__} in train mode, whose statistics join the samples"
-            raise ValueError(f"{msg}: K-FAC has no such factor; name the Linear and Conv2d parameters alone")
-        if not isinstance(owner, nn.Linear | nn.Conv2d):
-            msg = f"`names` must lie in Linear or Conv2d layers; {name} is of {type(owner).__name__}"
-            raise ValueError(f"{msg}: name the others alone")
-        if isinstance(owner, nn.Conv2d) and (owner.groups > 1 or owner.padding_mode != "zeros"):
-            msg = f"`names` must lie in convolutions without groups, padded with zeros; {name} does not"
-            raise ValueError(f"{msg}: curvlinops would take other inputs for its own")
-    return {name: known[name] for name in names}
+        owner, *others = owners[id(known[name])]
+        if others:
+            kinds = " and ".join(type(m).__name__ for m in (owner, *others))
+            msg = f"`names` must lie in one module each; {name} is shared by {kinds}"
+            raise ValueError(f"{msg}: K-FAC has no factors of both; name the others alone")
+        _check_layer(name, owner)
+    return {name: owners[id(known[name])][0] for name in names}
+
+
+def _check_layer(name: str, owner: nn.Module) -> None:
+    """Raise where K-FAC does not know the layer of a parameter."""
+    if isinstance(owner, nn.modules.batchnorm._BatchNorm) and owner.training:  # pyright: ignore[reportPrivateUsage]
+        msg = f"`names` has {name}, of {type(owner).__name__} in train mode, whose statistics join the samples"
+        raise ValueError(f"{msg}: K-FAC has no such factor; name the Linear and Conv2d parameters alone")
+    if not isinstance(owner, nn.Linear | nn.Conv2d):
+        msg = f"`names` must lie in Linear or Conv2d layers; {name} is of {type(owner).__name__}"
+        raise ValueError(f"{msg}: name the others alone")
+    if isinstance(owner, nn.Conv2d) and (owner.groups > 1 or owner.padding_mode != "zeros"):
+        msg = f"`names` must lie in convolutions without groups, padded with zeros; {name} does not"
+        raise ValueError(f"{msg}: curvlinops would take other inputs for its own")
 
 
 def _check_loss(loss: nn.Module, data: Pairs) -> None:

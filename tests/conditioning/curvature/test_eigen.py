@@ -22,6 +22,20 @@ def test_all_of_them_can_be_asked_for() -> None:
     torch.testing.assert_close(values, d.flip(0))
 
 
+@pytest.mark.parametrize(
+    ("values", "k"),
+    [([5.0] * 4 + [2.0] * 3 + [1.0], 9), ([3.0] * 6, 3), ([-1.0] * 30 + [-1.5], 4), ([0.0] * 40, 2)],
+)
+@pytest.mark.parametrize("scale", [0.0, 2.0])
+def test_each_eigenvalue_is_found_as_often_as_it_repeats(values: list[float], k: int, scale: float) -> None:
+    torch.manual_seed(0)
+    d = torch.cat([torch.tensor(values), -2 - torch.rand(60 - len(values)).sort().values]).double()
+    q = torch.linalg.qr(torch.randn(60, 60, dtype=torch.float64)).Q
+    found, vectors = largest(lambda v: q @ (d * (q.T @ v)), torch.randn(60, dtype=torch.float64), k, scale=scale)
+    torch.testing.assert_close(found, d.sort(descending=True).values[:k], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(vectors @ vectors.T, torch.eye(k, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
 def test_a_largest_eigenvalue_of_zero_is_found_where_the_usual_size_is_told() -> None:
     d = -torch.linspace(0, 5, 50, dtype=torch.float64)
     values, _ = largest(lambda v: d * v, torch.ones(50, dtype=torch.float64), 1, scale=3.0, tolerance=1e-6)

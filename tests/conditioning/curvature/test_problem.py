@@ -45,6 +45,13 @@ def test_what_nothing_depends_on_has_derivative_zero() -> None:
     assert differentiated([torch.zeros(2)], [a], [torch.ones(2)])[0].tolist() == [0.0, 0.0]
 
 
+def test_sparse_gradients_are_refused_in_a_line() -> None:
+    model = nn.Sequential(nn.Embedding(7, 3, sparse=True), nn.Linear(3, 1))
+    v = {name: torch.ones_like(p) for name, p in model.named_parameters()}
+    with pytest.raises(ValueError, match=r"dense gradients, found a sparse one of shape \(7, 3\): set `sparse`"):
+        hessian_product(model, torch.tensor([1, 2]), lambda m, x: m(x).square().mean(), v)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_complex_parameters_are_refused() -> None:
     model = nn.Module()

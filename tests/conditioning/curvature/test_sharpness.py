@@ -15,8 +15,10 @@ from tests.conditioning.curvature.nets import (
     state_of,
 )
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from truestep.conditioning.curvature import preconditioner, sharpness
+from truestep.conditioning.curvature._hessian_product import Hessian
 
 WIDE = (64, 20, 20, 10)  # 2010 parameters with norms
 
@@ -45,6 +47,76 @@ def test_the_ggn_s_first_ten_are_the_dense_ones() -> None:
     found = sharpness(model, batch, entropy, k=10, matrix="ggn")
     expected = torch.linalg.eigvalsh(dense_ggn(model, batch)).flip(0)[:10]
     torch.testing.assert_close(found.eigenvalues, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_eigenvalues_that_repeat_are_told_as_often_and_each_product_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(30, 10).double()
+    x, y, target = torch.randn(50, 30).double(), torch.randn(50, 10).double(), torch.randint(0, 10, (50,))
+    x1 = torch.cat([x, torch.ones(50, 1)], 1)
+    top = torch.linalg.eigvalsh(x1.T @ x1 / 50).flip(0)
+    calls = 0
+    right = Hessian.product
+
+    def counted(self: Hessian, vectors: Any) -> list[Tensor]:
+        nonlocal calls
+        calls += 1
+        return right(self, vectors)
+
+    monkeypatch.setattr(Hessian, "product", counted)
+    found = sharpness(model, (x, y), lambda m, b: mse_loss(m(b[0]), b[1]), k=5)
+    torch.testing.assert_close(found.eigenvalues, top[:1].expand(5) / 5, rtol=1e-6, atol=0)  # 2/10: one for each output
+    assert found.products == calls
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    found = sharpness(model, (x, target), entropy, k=10, matrix="ggn")
+    expected = torch.cat([top[:1].expand(9), top[1:2]]) / 10  # softmax: p(1 - p) + p^2 for all but the mean of logits
+    torch.testing.assert_close(found.eigenvalues, expected, rtol=1e-6, atol=0)
+
+
+def test_where_all_images_miss_the_largest_eigenvalue_zero_it_is_found() -> None:
+    model = nn.Linear(20, 1)
+    assert sharpness(model, None, lambda m, _: -m.weight.square().sum()).value == pytest.approx(0.0, abs=1e-6)
+    model = nn.Linear(20, 1, bias=False)
+    assert sharpness(model, None, lambda m, _: -m.weight.square().sum()).value == pytest.approx(-2.0)
+
+
+class Draws(nn.Module):
+    """Noise in the dtype of what comes in: other numbers in float64."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "asserts":
+            assert x.dtype == torch.float32
+            return x
+        if self.kind == "normal":
+            return x + torch.randn_like(x)
+        return x * (torch.rand(len(x), 1, dtype=x.dtype) > 0.3) / 0.7
+
+
+class Gate(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.detach().exp()
+
+
+@pytest.mark.parametrize("kind", ["normal", "paths", "asserts"])
+@pytest.mark.filterwarnings("ignore:the loss draws random numbers")
+def test_a_model_that_is_another_one_in_float64_is_checked_in_its_own_dtype(kind: str) -> None:
+    model = mlp((8, 16, 4), dtype=torch.float32)
+    model.insert(2, Draws(kind))
+    batch = batch_for(model, 64)
+    torch.manual_seed(0)
+    before = state_of(model)
+    found = sharpness(model, batch, entropy)
+    assert_same_state(model, before)
+    assert found.difference < 0.01
+    model.insert(3, Gate())
+    model[-1].requires_grad_(False)  # most of the curvature, which knows nothing of the gate
+    with pytest.raises(ValueError, match="not confirm"):
+        sharpness(model, batch, entropy)
 
 
 def test_negative_curvature_of_a_larger_size_is_not_it() -> None:
@@ -168,8 +240,6 @@ def test_a_gradient_that_is_none_is_refused(layer: type[nn.Module], said: str) -
 
 
 def test_a_matrix_that_is_not_symmetric_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from truestep.conditioning.curvature._hessian_product import Hessian
-
     right = Hessian.change
     monkeypatch.setattr(Hessian, "change", lambda self, v: [1.01 * (x := right(self, v))[0], *x[1:]])
     model = mlp()

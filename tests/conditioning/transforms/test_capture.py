@@ -105,6 +105,44 @@ def test_gradients_taken_aside_do_not_count() -> None:
     assert seen(capture) == (2, 2)
 
 
+@pytest.mark.parametrize("foreach", [False, True])
+def test_a_gradient_that_was_zeroed_begins_a_new_window_too(foreach: bool) -> None:
+    model = net()
+    capture = attached(model)
+    optimizer = SGD(model.parameters(), foreach=foreach)
+    for written in (0.0, torch.inf, torch.nan):  # a scaler that finds these skips the step
+        model(X).sum().backward()
+        for p in model.parameters():
+            assert p.grad is not None
+            p.grad.mul_(written)
+        optimizer.zero_grad(set_to_none=False)
+        model(X[:2]).sum().backward()
+        assert seen(capture) == seen(capture, "2") == (2, 2)
+        model.zero_grad()
+
+
+def test_a_gradient_that_was_written_to_but_not_zeroed_goes_on() -> None:
+    model = net()
+    capture = attached(model)
+    model(X).sum().backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    model(X[:2]).sum().backward()
+    assert seen(capture) == (7, 7)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_backward_that_fills_no_gradient_leaves_nothing_behind(reentrant: bool) -> None:
+    model = net()
+    capture = attached(model)
+    x = X.clone().requires_grad_()
+    out: Any = checkpoint(model[:2], x, use_reentrant=reentrant)
+    model[2](out).sum().backward()
+    for _ in range(3):
+        torch.autograd.grad(model(x).sum(), x)
+        assert not capture._pending
+    assert seen(capture) == (5, 5)
+
+
 def test_functional_transforms_pass_through() -> None:
     model = net()
     capture = attached(model)

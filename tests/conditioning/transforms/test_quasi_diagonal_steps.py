@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy, unfold
 from torch.optim import SGD
 
 from truestep.conditioning.transforms._fisher import UnitFisher, exact_deltas, sampled_deltas, unit_fisher
-from truestep.conditioning.transforms._quasi_diagonal import QuasiDiagonal, diagonal, quasi_diagonal
+from truestep.conditioning.transforms._natural_step import diagonal, quasi_diagonal
+from truestep.conditioning.transforms._quasi_diagonal import QuasiDiagonal
 
 LR, DAMPING = 0.05, 0.03
 
@@ -268,3 +269,119 @@ def test_observing_without_need_or_graph_is_refused() -> None:
     transform = QuasiDiagonal(model, SGD(model.parameters(), lr=0.1), fisher="exact")
     with pytest.raises(ValueError, match="`logits` must have a graph"):
         transform.observe(logits.detach())
+
+
+def test_an_empty_batch_can_be_observed() -> None:
+    def empty(model: nn.Module, transform: QuasiDiagonal, _: SGD) -> None:
+        logits = model(batch()[0][:0])
+        transform.observe(logits)
+        logits.sum().backward()
+
+    assert not any(bool(step.any()) for step in stepped(net(), empty, fisher="exact", reduction="sum").values())
+
+
+def silent(kind: str) -> tuple[nn.Module, Tensor, Callable[[Tensor], Tensor], dict[str, Any]]:
+    """A float32 model, its batch and loss, where no gradient reaches the first layer, or one too small to square."""
+    x, layer = torch.rand(16, 3), nn.Linear(3, 2)
+    if kind == "dead ReLUs":
+        nn.init.constant_(layer.bias, -9.0)
+        return nn.Sequential(layer, nn.ReLU(), nn.Linear(2, 1)), x, lambda z: (z - 1).square().mean(), {}
+    if kind == "satisfied hinge":
+        return layer, x, lambda z: (0 * z - 1).relu().mean(), {}
+    if kind == "empty batch":
+        return layer, x[:0], lambda z: z.square().sum(), {"reduction": "sum"}
+    nn.init.zeros_(layer.weight)[0, 0].data.fill_(60.0)
+    x[:, 0] = 1 + 0.01 * x[:, 0]
+    return layer, x, lambda z: cross_entropy(z, torch.zeros(len(z), dtype=torch.long)), {}
+
+
+@pytest.mark.parametrize("kind", ["dead ReLUs", "satisfied hinge", "empty batch", "underflow"])
+def test_a_layer_that_no_gradient_reaches_stays_where_it_is_under_the_default_damping(kind: str) -> None:
+    model, x, loss, settings = silent(kind)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    QuasiDiagonal(model, optimizer, **settings)
+    before = [p.detach().clone() for p in model.parameters()]
+    loss(model(x)).backward()
+    optimizer.step()
+    after = list(model.parameters())
+    assert all(map(torch.equal, before[:2], after[:2]))
+    assert all(bool(p.isfinite().all()) for p in after)
+
+
+@pytest.mark.parametrize("fisher", ["empirical", "exact"])
+@pytest.mark.parametrize("flat", ["layer", "head"])
+def test_one_function_has_one_step_wherever_its_sequences_are_laid_flat(flat: str, fisher: str) -> None:
+    def laid(model: nn.Module, transform: QuasiDiagonal, _: SGD) -> None:
+        x, y = batch()
+        first, act, head = model
+        hidden = act(first(x.view(3, 4, 5) if flat == "head" else x))
+        logits = head(hidden.view(12, 6) if flat == "head" else hidden)
+        if fisher == "exact":
+            transform.observe(logits)
+        cross_entropy(logits, y).backward()
+
+    whole = plain() if fisher == "empirical" else observing
+    assert_same(stepped(net(), laid, fisher=fisher), stepped(net(), whole, fisher=fisher))
+
+
+def test_a_pair_through_one_call_takes_the_step_of_two_calls() -> None:
+    def pair(joined: bool) -> Callable[..., None]:
+        def backward(model: nn.Module, _transform: QuasiDiagonal, _: SGD) -> None:
+            first, act, head = model
+            x, y = batch()
+            left, right = act(first(x)).split(6) if joined else (act(first(x[:6])), act(first(x[6:])))
+            cross_entropy(head(left * right), y[:6]).backward()
+
+        return backward
+
+    assert_same(stepped(net(), pair(joined=True)), stepped(net(), pair(joined=False)))
+
+
+def test_layers_that_disagree_on_the_samples_are_named_once_unless_they_are_set(capsys: Any) -> None:
+    def flat(model: nn.Module, transform: QuasiDiagonal, _: SGD) -> None:
+        first, act, head = model
+        head(act(first(batch()[0].view(3, 4, 5))).view(12, 6)).square().mean().backward()
+
+    def setting(*args: Any) -> None:
+        args[1].samples = 12
+        flat(*args)
+
+    set_by_hand = stepped(net(), setting)
+    assert not capsys.readouterr().err
+    assert_same(stepped(net(), flat), set_by_hand)
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "with 12 and with 3 samples" in told
+    stepped(net(), flat, steps=2)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_samples_that_are_set_are_those_of_the_mean() -> None:
+    """Ignored targets: the loss is the mean over the others."""
+
+    def ignoring(model: nn.Module, transform: QuasiDiagonal, _: SGD) -> None:
+        x, y = batch()
+        transform.samples = 8
+        cross_entropy(model(x), y.masked_fill(torch.arange(12) >= 8, -100)).backward()
+
+    def alone(model: nn.Module, _transform: QuasiDiagonal, _: SGD) -> None:
+        x, y = batch()
+        cross_entropy(model(x[:8]), y[:8]).backward()
+
+    assert_same(stepped(net(), ignoring), stepped(net(), alone))
+
+
+def test_losses_added_over_backwards_have_the_fisher_of_all_with_the_samples_of_one() -> None:
+    def one(model: nn.Module, transform: QuasiDiagonal, _: SGD) -> None:
+        x, y = batch()
+        transform.samples = 12
+        for part in (slice(0, 6), slice(6, 12)):  # each the sum over its samples, over those of both
+            (cross_entropy(model(x[part]), y[part], reduction="sum") / 12).backward()
+
+    assert_same(stepped(net(), one), stepped(net(), plain()))
+
+
+def test_fewer_than_no_samples_are_refused() -> None:
+    model = net()
+    transform = QuasiDiagonal(model, SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match=r"`samples` must be .* found -1"):
+        transform.samples = -1

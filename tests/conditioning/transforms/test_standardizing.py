@@ -165,3 +165,73 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str) 
     model = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=message):
         Standardizing(model, SGD(model.parameters()), **settings)
+
+
+def moved(model: nn.Module, inputs: list[Tensor], **settings: Any) -> list[Tensor]:
+    """How far the weights went in steps of size .01 on the squares."""
+    before, optimizer = [p.detach().clone() for p in model.parameters()], SGD(model.parameters(), lr=0.01)
+    Standardizing(model, optimizer, **settings)
+    for x in inputs:
+        optimizer.zero_grad()
+        (model(x) - 1).square().mean().backward()
+        optimizer.step()
+    return [(p.detach() - old).abs() for p, old in zip(model.parameters(), before, strict=True)]
+
+
+def constant(kind: str) -> tuple[nn.Module, list[Tensor]]:
+    if kind == "convolution":
+        return nn.Conv2d(2, 3, 3), [torch.full((8, 2, 6, 6), 0.7)] * 2
+    if kind == "far from zero":
+        return nn.Linear(3, 2, dtype=F64), [1e3 + 1e-5 * torch.randn(32, 3, dtype=F64) for _ in range(3)]
+    return nn.Linear(5, 4), [(0.3 + torch.rand(5)).expand(100, 5)] * 2
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.01])
+@pytest.mark.parametrize("matrix", ["full", "diagonal"])
+@pytest.mark.parametrize("kind", ["linear", "convolution", "far from zero"])
+def test_a_layer_of_inputs_that_never_change_steps_with_its_bias_alone(kind: str, matrix: Any, damping: float) -> None:
+    weight, bias = moved(*constant(kind), matrix=matrix, damping=damping, ema=0.9)
+    assert not bool(weight.any())
+    assert bool((bias > 0).any() and (bias < 100).all())
+
+
+@pytest.mark.parametrize("matrix", ["full", "diagonal"])
+def test_a_saturated_layer_does_not_blow_the_next_one_up(matrix: Any) -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.Sigmoid(), nn.Linear(6, 4))
+    nn.init.constant_(model[0].bias, 17.0)
+    assert max(float(x.max()) for x in moved(model, [torch.randn(64, 5)], matrix=matrix)) < 0.1
+
+
+@pytest.mark.parametrize("matrix", ["full", "diagonal"])
+def test_a_constant_far_larger_than_the_others_neither_moves_nor_damps_them(matrix: Any) -> None:
+    small = 1e-2 * torch.randn(200, 2)
+    model = nn.Linear(3, 2)
+    weight, bias = moved(model, [torch.cat([small, torch.full((200, 1), 900.3)], 1)], matrix=matrix)
+    assert bool((weight[:, :2] > 1e-3).any())
+    assert bool((900 * weight[:, 2] < 0.2 * bias).all())  # of the output
+
+
+def test_products_that_have_no_factor_leave_the_diagonal() -> None:
+    """Covariances of rounding alone: not positive definite, and the damping too small to mend them."""
+    weight, bias, mean = torch.ones(1, 1, 2), torch.zeros(1, 1), torch.zeros(1, 2, dtype=F64)
+    spread = torch.tensor([[[1.0, 1.1], [1.1, 1.0]]], dtype=F64)
+    step, _ = standardized(weight, bias, mean, spread, 0.01)
+    torch.testing.assert_close(step, torch.full((1, 1, 2), 1 / 1.01), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.01])
+@pytest.mark.parametrize("matrix", ["full", "diagonal"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_activation_that_is_not_finite_is_seen_in_the_step(value: float, matrix: Any, damping: float) -> None:
+    x = torch.randn(8, 3)
+    x[0, 1] = value
+    weight, _ = moved(nn.Linear(3, 2), [x], matrix=matrix, damping=damping)
+    assert bool(weight[:, 1].isnan().all())
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.01])
+@pytest.mark.parametrize("matrix", ["full", "diagonal"])
+def test_a_gradient_that_is_not_finite_is_seen_in_a_layer_without_variance(matrix: Any, damping: float) -> None:
+    mean, spread = torch.ones(1, 2, dtype=F64), torch.zeros(1, 2, *([2] if matrix == "full" else []), dtype=F64)
+    step, _ = standardized(torch.full((1, 3, 2), torch.nan), torch.ones(1, 3), mean, spread, damping)
+    assert bool(step.isnan().all())

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD
 
 from truestep.conditioning.transforms import _stepped
-from truestep.conditioning.transforms._stepped import stepped_layers
+from truestep.conditioning.transforms._stepped import Newcomers, stepped_layers
 
 
 def test_frozen_computed_and_foreign_weights_are_left_alone() -> None:
@@ -61,3 +61,21 @@ def test_matrices_are_cut_by_groups() -> None:
     assert layer.features == 18
     assert layer.by_group(conv.weight).shape == (2, 3, 18)
     assert layer.by_group(conv.bias).equal(conv.bias.view(2, 3))
+
+
+def test_layers_that_are_stepped_later_are_named_once_they_have_a_gradient() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2, bias=False), nn.Linear(2, 2))
+    model[1].requires_grad_(False)
+    optimizer = SGD([*model[:2].parameters()], lr=0.1)
+    newcomers = Newcomers(model, optimizer, stepped_layers(model, optimizer, biased=True), biased=True)
+
+    def named() -> list[str]:
+        model(torch.ones(1, 2)).sum().backward()
+        return newcomers.with_gradient()
+
+    assert named() == []  # the last two are of another optimizer
+    model[1].requires_grad_()
+    assert newcomers.with_gradient() == []
+    assert named() == ["1"]
+    optimizer.add_param_group({"params": [*model[2:].parameters()]})
+    assert named() == ["1", "3"]

@@ -15,8 +15,10 @@ from tests.gloo import seen_by_ranks
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from truestep.conditioning.transforms._gradient_centering import GradientCentering
+from truestep.conditioning.transforms._gradient_centering import GradientCentering, centered
+from truestep.conditioning.transforms._quasi_diagonal import QuasiDiagonal
 from truestep.conditioning.transforms._standardizing import Standardizing
+from truestep.core import Recorder, Step
 
 Attach = Callable[[nn.Module, Optimizer], Any]
 ATTACH: dict[str, Attach] = {
@@ -239,6 +241,135 @@ def test_closed_it_changes_nothing_any_more() -> None:
         rule.step()
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         assert p.equal(q)
+
+
+@pytest.mark.parametrize("to_none", [False, True])
+def test_a_skipped_step_leaves_nothing_of_its_batch_in_the_next(to_none: bool) -> None:
+    model, twin = net().eval(), net().eval()
+    for one, batches in ((model, [X * torch.inf, X]), (twin, [X])):
+        optimizer, scaler = SGD(one.parameters(), lr=0.01), torch.amp.GradScaler("cpu", init_scale=8.0)
+        QuasiDiagonal(one, optimizer, scaler=scaler)
+        for batch in batches:
+            optimizer.zero_grad(set_to_none=to_none)
+            scaler.scale(one(batch).square().mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("recorder_first", [False, True])
+@pytest.mark.parametrize("with_closure", [False, True])
+def test_a_recorder_sees_the_gradient_that_the_step_used(with_closure: bool, recorder_first: bool, fused: bool) -> None:
+    model = net().double()
+    optimizer = SGD(model.parameters(), lr=0.5, fused=fused)
+    steps: list[Step] = []
+    attach: list[Callable[[], Any]] = [
+        lambda: GradientCentering(model, optimizer),
+        lambda: Recorder(dict(model.named_parameters()), optimizer, steps.append),
+    ]
+    for one in attach[:: -1 if recorder_first else 1]:
+        one()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model(X.double()).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        if with_closure:
+            optimizer.step(closure)
+        else:
+            closure()
+            optimizer.step()
+    for step in steps:  # d = -lr g
+        torch.testing.assert_close(step.took.dd, 0.25 * step.took.gg)
+        torch.testing.assert_close(step.took.gd, -0.5 * step.took.gg)
+    assert len(steps) == 3
+
+
+class Sharp(Optimizer):
+    """Steps along the gradient at a point one gradient uphill, and notes both."""
+
+    def __init__(self, params: Any, zeroes: bool) -> None:
+        super().__init__(params, {"lr": 1.0})
+        self.zeroes = zeroes
+        self.read: list[list[Tensor]] = []
+
+    def step(self, closure: Any = None) -> Any:
+        params: list[Tensor] = self.param_groups[0]["params"]
+        loss = closure()
+        self.read.append([_grad(p).clone() for p in params])
+        with torch.no_grad():
+            torch._foreach_add_(params, self.read[-1])
+        if self.zeroes:
+            self.zero_grad(set_to_none=False)
+        closure()
+        self.read.append([_grad(p).clone() for p in params])
+        with torch.no_grad():
+            torch._foreach_sub_(params, self.read[-2])
+        return loss
+
+
+@pytest.mark.parametrize("zeroed", ["none", "in the closure", "in the rule"])
+def test_each_evaluation_of_a_closure_is_transformed(zeroed: str) -> None:
+    model = nn.Linear(3, 2).double()
+    optimizer = Sharp(model.parameters(), zeroes=zeroed == "in the rule")
+    GradientCentering(model, optimizer)
+    plain: list[list[Tensor]] = []
+
+    def closure() -> Tensor:
+        if zeroed != "in the rule":
+            optimizer.zero_grad(set_to_none=zeroed == "none")
+        loss = model(X.double()).square().mean()
+        alone = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+        loss.backward()
+        plain.append(grads(model))
+        torch.testing.assert_close(plain[-1], list(alone))
+        return loss
+
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none=False)
+        optimizer.step(closure)
+        assert all(g.equal(h) for g, h in zip(grads(model), plain[-1], strict=True))
+    assert len(plain) == 4
+    for (weight, bias), read in zip(plain, optimizer.read, strict=True):
+        expected = centered(weight[None], bias[None], X.double().mean(0, keepdim=True))
+        for found, one in zip(read, expected, strict=True):
+            torch.testing.assert_close(found, one[0])
+
+
+def test_two_on_one_layer_are_refused_until_the_first_is_closed() -> None:
+    model = net()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    first = GradientCentering(model, optimizer)
+    hooks = [len(m._forward_hooks) for m in model]
+    with pytest.raises(
+        ValueError, match=r"no GradientCentering on weights .* Standardizing .* gradient.*`\.close\(\)`"
+    ):
+        Standardizing(model, optimizer)
+    assert [len(m._forward_hooks) for m in model] == hooks
+    first.close()
+    Standardizing(model[0], optimizer)
+    GradientCentering(model[3], optimizer)  # other layers
+
+
+def test_a_layer_unfrozen_later_keeps_its_gradient_with_one_warning() -> None:
+    model = net()
+    model[0].requires_grad_(False)
+    optimizer = SGD(model.parameters(), lr=0.0)
+    GradientCentering(model, optimizer)
+    backward(model)
+    optimizer.step()
+    model[0].requires_grad_()
+    backward(model)
+    with pytest.warns(RuntimeWarning, match="GradientCentering was attached before 0 could be stepped"):
+        optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
 
 
 @pytest.mark.parametrize(

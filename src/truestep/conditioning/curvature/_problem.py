@@ -120,10 +120,17 @@ def tensors_of(problem: Problem, vector: Mapping[str, Tensor], argument: str = "
 def differentiated(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequence[Tensor], *, graph: bool = False
 ) -> list[Tensor]:
-    """Vectors times the derivative of the outputs; zeros where there is none. The graph may be gone through again."""
+    """Vectors times the derivative of the outputs; zeros where there is none. The graph may be gone through again.
+
+    Raises:
+        ValueError: If one is sparse: such a gradient has no derivative of its own in torch.
+    """
     pairs = [(y, v) for y, v in zip(outputs, vectors, strict=True) if y.requires_grad]
     if not pairs:
         return [torch.zeros_like(x) for x in inputs]
     ys, vs = zip(*pairs, strict=True)
     found: Any = torch.autograd.grad(ys, inputs, vs, retain_graph=True, create_graph=graph, allow_unused=True)
+    if sparse := [tuple(g.shape) for g in found if g is not None and g.layout != torch.strided]:
+        msg = f"`model` must have dense gradients, found a sparse one of shape {sparse[0]}"
+        raise ValueError(f"{msg}: set `sparse` of its Embedding to False while looking")
     return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -73,20 +74,29 @@ class Capture:
 
     A use is noted when its backward runs (a hook on the output), and counts when that backward adds to the weight's
     `.grad`: passes without a backward, `torch.autograd.grad` and copies of the model do not count; several uses in
-    one pass and several backwards add up. Where `.grad` was None before, a new window begins: `zero_grad()` after a
-    step that was never taken lets its sums go too. With `zero_grad(set_to_none=False)` only `clear` does.
+    one pass and several backwards add up. Where `.grad` was None or has been zeroed, a new window begins: `zero_grad()`
+    after a step that was never taken (a gradient scaler skips it) lets its sums go too. The host reads the device for
+    that only where the step did not end the window and somebody has written into `.grad` since the last backward;
+    what is written through `.grad.data` leaves no trace.
 
     Args:
         layers: What to hook.
         summed: Sums of one use; None for a use that does not count. Called in the backward; no tensor is tracked.
+        samples: How many samples one use is of.
     """
 
-    def __init__(self, layers: Mapping[str, Stepped], summed: Callable[[Use], AbstractSum | None]) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, Stepped],
+        summed: Callable[[Use], AbstractSum | None],
+        samples: Callable[[Use], int] = attrgetter("samples"),
+    ) -> None:
         self.windows: dict[str, Window] = {}
-        self._summed = summed
-        self._pending: dict[tuple[str, int], Window] = {}  # by backward: one that fills no `.grad` leaves it behind
+        self._summed, self._samples = summed, samples
+        self._pending: dict[int, dict[str, Window]] = {}  # by backward, while it runs: not all fill `.grad`
         self._observed: dict[str, Window] = {}
         self._fresh: dict[str, bool] = {}
+        self._left: dict[str, tuple[int, int]] = {}  # which `.grad` a backward left, and how often written to
         self._observing = False
         self._handles: list[RemovableHandle] = []
         for name, layer in layers.items():
@@ -129,22 +139,34 @@ class Capture:
         sums = self._summed(use)
         if sums is None:
             return
-        window = Window(sums, use.samples)
+        window = Window(sums, self._samples(use))
         if self._observing:
             self._observed[name] = window if name not in self._observed else window.beside(self._observed[name])
         else:
-            key = name, _running_backward()
-            self._pending[key] = window if key not in self._pending else window.beside(self._pending[key])
+            uses = self._uses_of(_running_backward())
+            uses[name] = window if name not in uses else window.beside(uses[name])
+
+    def _uses_of(self, backward: int) -> dict[str, Window]:
+        """Uses in a running backward; what has not filled a `.grad` when it ends never will."""
+        if backward not in self._pending:
+            self._pending[backward] = {}
+            _when_backward_ends(lambda: self._pending.pop(backward, None))
+        return self._pending[backward]
 
     def _before(self, name: str, weight: Tensor, _gradient: Tensor) -> None:
         """Ahead of the sum into `.grad`, and in an `autograd.grad` of the weight."""
-        self._fresh[name] = weight.grad is None
+        grad = weight.grad
+        untouched = grad is None or name not in self.windows or self._left.get(name) == _state(grad)
+        self._fresh[name] = grad is None or not (untouched or bool(grad.any()))
 
-    def _after(self, name: str, _weight: Tensor) -> None:
+    def _after(self, name: str, weight: Tensor) -> None:
         """The backward has added to `.grad`: its uses count."""
         if self._fresh.get(name, True):
             self.windows.pop(name, None)
-        used, observed = self._pending.pop((name, _running_backward()), None), self._observed.pop(name, None)
+        if weight.grad is not None:
+            self._left[name] = _state(weight.grad)
+        uses = self._pending.get(_running_backward(), {})
+        used, observed = uses.pop(name, None), self._observed.pop(name, None)
         new = used.beside(observed) if used and observed else used or observed
         if new:
             self.windows[name] = new.after(self.windows[name]) if name in self.windows else new
@@ -177,3 +199,13 @@ def _nothing(*_: Any) -> None:
 def _running_backward() -> int:
     """Number of the backward that is running: one nested in another (reentrant checkpointing) has its own."""
     return torch._C._current_graph_task_id()  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+
+
+def _when_backward_ends(function: Callable[[], object]) -> None:
+    """Call `function` at the end of the backward that is running."""
+    engine: Any = torch.autograd.Variable._execution_engine  # pyright: ignore[reportPrivateUsage]
+    engine.queue_callback(function)
+
+
+def _state(grad: Tensor) -> tuple[int, int]:
+    return id(grad), grad._version

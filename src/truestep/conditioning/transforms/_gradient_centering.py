@@ -101,11 +101,12 @@ class GradientCentering(AbstractTransform[RowSum]):
 
     Raises:
         ValueError: If no layer is left, parameters are sharded (FSDP), the optimizer takes no hooks or is LBFGS, or
-            `ema` is out of its range.
+            `ema` is out of its range, or a transform is on one of the layers (`.close()` it first).
 
     Note:
-        After the step the user's own gradient stands in `.grad` again. A skipped step advances nothing. Of a closure
-        that is evaluated several times the first gradient alone is transformed.
+        Other hooks of the optimizer (`watch`) find the transformed gradient; behind them all the user's own stands in
+        `.grad` again. A skipped step advances nothing. Each evaluation of a closure is transformed. Layers that are
+        unfrozen or given to the optimizer later keep their gradient, with one warning: close this, attach a new one.
 
     Example:
         >>> model = nn.Linear(2, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -13,88 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from truestep.conditioning._layers import grouped_delta_rows, grouped_rows
-from truestep.conditioning.transforms._capture import Use
+from truestep.conditioning.transforms._capture import Use, _running_backward  # pyright: ignore[reportPrivateUsage]
 from truestep.conditioning.transforms._fisher import UnitFisher, exact_deltas, sampled_deltas, unit_fisher
+from truestep.conditioning.transforms._natural_step import diagonal, quasi_diagonal
 from truestep.conditioning.transforms._stepped import Stepped
 from truestep.conditioning.transforms._transform import AbstractTransform, Gradient
-
-DEAD = 1e-10  # conditional variance, in units of the weight's own Fisher entry, below which an input says nothing new
-ROUNDING = 16  # ... and in units of the format's rounding: narrower formats cannot tell smaller ones from 0
-
-
-def quasi_diagonal(
-    weight: Float[Tensor, "out features"],
-    bias: Float[Tensor, " out"],
-    f00: Float[Tensor, " out"],
-    f0j: Float[Tensor, "out features"],
-    fjj: Float[Tensor, "out features"],
-    damping: int | float = 0.0,
-    *,
-    room: Float[Tensor, "out features"] | None = None,
-    scratch: Float[Tensor, "out features"] | None = None,
-) -> tuple[Float[Tensor, "out features"], Float[Tensor, " out"]]:
-    r"""Natural gradient of each unit that knows its Fisher matrix on the diagonal and between bias and weight only.
-
-    .. math:: \Delta w_j = \frac{g_j - g_0 F_{0j}/F_{00}}{F_{jj} - F_{0j}^2/F_{00}}, \qquad
-        \Delta b = \frac{g_0}{F_{00}} - \sum_j \frac{F_{0j}}{F_{00}}\,\Delta w_j
-
-    A descent direction. The function a network is after a step does not change when the values of single units are
-    shifted and scaled (logistic against tanh), with damping 0; lr then is a rate of its own, unlike SGD's.
-
-    The denominator is what of an input's variance the bias does not account for, 0 for an input that never changes
-    (a constant pixel, a dead ReLU): its weight is left where it is. So is a unit that no gradient has reached.
-
-    Args:
-        weight: Gradient of the weight, of the mean loss (reduction "mean").
-        bias: Gradient of the bias.
-        f00: Fisher entry of the bias; entries are means over samples, of each sample's own loss (`UnitFisher`).
-        f0j: Fisher entry of bias and weight.
-        fjj: Fisher entry of the weight.
-        damping: Added to `f00` and `fjj` in units of their mean over the layer; any breaks the invariance a little.
-        room: Where the first result is written, if given: fresh memory costs more than the arithmetic.
-        scratch: Memory to work in, of the entries' format.
-
-    Returns:
-        What takes the place of the weight's and the bias's gradient.
-
-    Example:
-        >>> import torch
-        >>> g, one = torch.tensor([[6.0, 7.0]]), torch.ones(1)
-        >>> quasi_diagonal(g, 2 * one, one, torch.tensor([[2.0, 3.0]]), torch.tensor([[8.0, 9.0]]))
-        (tensor([[0.5000, 0.0000]]), tensor([1.]))
-
-    References:
-        Ollivier 2015, Riemannian metrics for neural networks I (arXiv:1303.0818); Marceau-Caron and Ollivier
-        2016, Practical Riemannian neural networks (arXiv:1602.08007).
-    """
-    added = damping * (f00.sum() + fjj.sum()) / (f00.numel() + fjj.numel()) if damping else 0.0
-    inverse = (f00 + added).reciprocal_()
-    inverse.masked_fill_(inverse == torch.inf, 0)  # no gradient has reached these units: ratio and step are 0
-    explained = torch.mul(f0j, inverse.sqrt()[:, None], out=scratch)
-    variance = torch.addcmul(fjj, explained, explained, value=-1, out=scratch)
-    if damping:
-        variance.relu_().add_(added)
-    else:
-        least = max(DEAD, ROUNDING * torch.finfo(fjj.dtype).eps)
-        torch.threshold_(variance.add_(fjj, alpha=-least), 0, torch.inf)  # a mask takes many times as long
-        variance.add_(fjj, alpha=least)
-    correction = bias * inverse
-    step = torch.addcmul(weight, correction[:, None], f0j, value=-1, out=room).div_(variance)
-    return step, correction - inverse * torch.linalg.vecdot(f0j, step)
-
-
-def diagonal(
-    weight: Float[Tensor, "out features"], fjj: Float[Tensor, "out features"], damping: int | float = 0.0
-) -> Float[Tensor, "out features"]:
-    r"""What `quasi_diagonal` is for a layer without bias, :math:`g_j/F_{jj}`; invariant to scales, not to shifts.
-
-    Example:
-        >>> import torch
-        >>> diagonal(torch.tensor([[6.0, 7.0]]), torch.tensor([[2.0, 0.0]]))
-        tensor([[3., 0.]])
-    """
-    scale = fjj + damping * fjj.mean() if damping else fjj.clone()
-    return weight / scale.masked_fill_(scale == 0, torch.inf)
+from truestep.core import warn
 
 
 class QuasiDiagonal(AbstractTransform[UnitFisher]):
@@ -110,7 +35,23 @@ class QuasiDiagonal(AbstractTransform[UnitFisher]):
 
     The step has the natural gradient's size, not SGD's: start from lr 0.005 to 0.05, as correlated inputs each take
     their step in full. Parameters of other layers keep their gradient; give them a group with an lr of its own. Layers
-    without a bias are divided by the diagonal.
+    without a bias are divided by the diagonal. Where losses go to 0, F does so faster than the gradient and the step
+    grows; a layer whose F is 0, or below what the format holds, takes none.
+
+    F is right if the loss is over as many samples (times `predictions`) as are counted; k times too many, and the step
+    is k times too short with "empirical" and "mean", k times too long else. Counted are entries of the first dimension
+    where the loss is nearest (of `observe`'s logits), one number for all layers of a backward, added up over the
+    backwards of a step: right for micro-batches whose losses are divided by their number. Set `samples`, which stays
+    until it is set again, ahead of the step where that is not so:
+
+    - targets that the loss ignores: the number of those it keeps, with `predictions` 1 (or `observe` these alone);
+    - pairs of embeddings that went through the net as one batch: the number of pairs;
+    - several backwards over the same samples whose losses are added, not averaged: the number in one of them;
+    - sample weights: no number is exact.
+
+    With `truestep.loss.Tally` take reduction "mean": its losses go backward as a sum times a power of two, between 1/2
+    and 1 over the terms of the step before (at first, of the first micro-batch). Once batches have one size, the
+    empirical F is between 1/4 and 1 of what it should be, and lr must make up for that.
 
     Args:
         model: Bare, or wrapped by DistributedDataParallel or torch.compile (attach it before the first pass).
@@ -122,15 +63,16 @@ class QuasiDiagonal(AbstractTransform[UnitFisher]):
             `observe`.
         damping: Added to :math:`F_{00}` and :math:`F_{jj}` in units of their mean over the layer.
         ema: How much of the sums of the step before is kept, between 0 (this batch alone) and 1.
-        predictions: How many losses a sample (an entry of the first dimension) brings into the mean, for "empirical":
-            words of a sequence, pixels of a mask. `observe` counts them itself.
+        predictions: How many losses a sample (an entry of the first dimension of what the last layer makes) brings into
+            the mean, for "empirical": words of a sequence, pixels of a mask; 1 where sequences are laid flat before
+            the last layer. `observe` counts them itself.
         scaler: The `torch.amp.GradScaler` of the loop, if there is one: its scale is in the deltas.
         generator: Draws the labels of "sampled"; None makes one on the logits' device, seeded with the rank.
         group: Ranks that share the batch; None is all of them.
 
     Raises:
-        ValueError: If no layer is left, parameters are sharded (FSDP), the optimizer takes no hooks or is LBFGS, or an
-            argument is out of its range.
+        ValueError: If no layer is left, parameters are sharded (FSDP), the optimizer takes no hooks or is LBFGS, an
+            argument is out of its range, or a transform is on one of the layers.
 
     Note:
         Deviation: places of a convolution and words of a sequence are taken as uncorrelated samples of the same unit
@@ -168,9 +110,25 @@ class QuasiDiagonal(AbstractTransform[UnitFisher]):
         _check(reduction, fisher, damping, predictions)
         self._is_mean, self._fisher, self._damping = reduction == "mean", fisher, damping
         self._predictions, self._generator = predictions, generator
+        self._samples_set: int | None = None
+        self._counted = (-1, 0)  # the backward that runs, and its samples
+        self._observed = 0
+        self._warned_of_samples = False
         self._gain = 0  # what deltas are multiplied with before they are squared: the first batch's size, or 1
         self._scratch = torch.empty(0)
         super().__init__(model, optimizer, biased=False, ema=ema, scaler=scaler, group=group)
+
+    @property
+    def samples(self) -> int | None:
+        """How many samples this rank's gradient of the step is made of; None, as it begins, has them counted."""
+        return self._samples_set
+
+    @samples.setter
+    def samples(self, samples: int | None) -> None:
+        if samples is not None and samples < 0:
+            msg = f"`samples` must be how many samples a step's gradient is made of, or None, found {samples}"
+            raise ValueError(msg)
+        self._samples_set = samples
 
     def observe(self, logits: Float[Tensor, "samples *predictions classes"]) -> None:
         """Take the Fisher information of a softmax over `logits`: after the forward pass, before its backward.
@@ -189,7 +147,8 @@ class QuasiDiagonal(AbstractTransform[UnitFisher]):
         if not logits.requires_grad:
             msg = "`logits` must have a graph, found none; observe what the model gave before it is detached"
             raise ValueError(msg)
-        share = (logits.shape[-1] / max(logits[0].numel(), 1)) ** 0.5  # of a sample's predictions
+        share = 1 / max(prod(logits.shape[1:-1]), 1) ** 0.5  # of a sample's predictions
+        self._observed = len(logits) if logits.dim() > 1 else 1
         with self._capture.observing():
             for delta in self._deltas(logits):
                 vector = (share * delta).to(logits)
@@ -214,8 +173,24 @@ class QuasiDiagonal(AbstractTransform[UnitFisher]):
         if use.observed:
             return unit_fisher(a, delta, 0)
         if not self._gain:  # exact for batches of this size, so that the matrices need not be multiplied again
-            self._gain = max(use.samples, 1) * self._predictions if self._is_mean else 1
+            samples = use.samples if self._samples_set is None else self._samples_set
+            self._gain = max(samples, 1) * self._predictions if self._is_mean else 1
         return unit_fisher(a, delta, 0, self._gain)
+
+    def _samples(self, use: Use) -> int:
+        """One number for all layers of a backward: of the logits observed, or of the use that it reaches first."""
+        if use.observed:
+            return self._observed
+        backward = _running_backward()
+        if self._counted[0] != backward:
+            self._counted = backward, use.samples
+        _, samples = self._counted
+        if use.samples != samples and self._samples_set is None and not self._warned_of_samples:
+            self._warned_of_samples = True
+            warn(f"QuasiDiagonal found layers of one backward with {samples} and with {use.samples} samples (entries "
+                 f"of the first dimension) and takes {samples}, which is nearest the loss, for all: if the loss is no "
+                 "mean over as many, set `samples`")  # fmt: skip
+        return samples
 
     def _zeros(self, layer: Stepped) -> UnitFisher:
         dtype = torch.promote_types(layer.weight.dtype, torch.float32)
@@ -224,6 +199,7 @@ class QuasiDiagonal(AbstractTransform[UnitFisher]):
 
     def _freed(self, layer: Stepped, sums: UnitFisher, samples: int) -> UnitFisher:
         del layer
+        samples = samples if self._samples_set is None else self._samples_set
         n = samples if self._fisher != "empirical" else samples * self._predictions
         whole = replace(sums, n=sums.n + n)
         if self._fisher != "empirical":

@@ -90,43 +90,51 @@ def standardized(
         spread: :math:`\Sigma`, or its diagonal; the second moment without a bias.
         damping: Added to the variances in units of their mean. With 0 directions without variance are left out.
 
+    An input has no variance if its standard deviation is below 1/700 of the root of its mean square (float64: 1e-5):
+    that small a difference of :math:`G_W` and :math:`g_b m^\top` is rounding. With damping it is divided by that least
+    variance and adds nothing to the mean; a layer of such inputs alone steps with its bias alone.
+
     Example:
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> standardized(6 * one[None], one, 2 * one, 4 * one[None])
         (tensor([[[1.]]], dtype=torch.float64), tensor([[-1.]], dtype=torch.float64))
     """
     dtype, rtol = weight.dtype, max(_DEAD, _ROUNDING * torch.finfo(weight.dtype).eps)
+    variance = spread if spread.dim() == 2 else spread.diagonal(dim1=-2, dim2=-1)
+    least = rtol * (variance + mean.square())
     weight = weight.double()
     if bias is not None:
         weight = torch.addcmul(weight, bias.double()[:, :, None], mean[:, None, :], value=-1)
-    step = _scaled(weight, mean, spread, damping, rtol) if spread.dim() == 2 else _solved(weight, spread, damping, rtol)
+    if damping:
+        step = _damped(weight, spread, variance, least, damping)
+    else:
+        step = _left_out(weight, spread, variance <= least, rtol)
     if bias is not None:
         bias = (bias.double() - (step @ mean[:, :, None])[:, :, 0]).to(dtype)
     return step.to(dtype), bias
 
 
-def _scaled(weight: Tensor, mean: Tensor, variance: Tensor, damping: float, rtol: float) -> Tensor:
-    """Columns over their variances."""
-    dead = variance <= rtol * (variance + mean.square())
-    if damping:
-        variance, dead = variance.clamp_min(0) + _added(variance, damping), torch.zeros_like(dead)
-    return (weight / variance.masked_fill(dead, 1)[:, None, :]).masked_fill(dead[:, None, :], 0)
+def _left_out(weight: Tensor, spread: Tensor, dead: Tensor, rtol: float) -> Tensor:
+    """Columns over their variances, or rows times the inverse, where there is any; 0 times infinity is NaN."""
+    if spread.dim() == 2:
+        return weight * torch.where(dead, 0, 1 / spread)[:, None, :]
+    finite = spread.isfinite().flatten(1).all(1)[:, None, None]  # pinv raises at others
+    solvable = spread.masked_fill(dead[:, :, None] | dead[:, None, :] | ~finite, 0)
+    return torch.where(finite, weight @ torch.linalg.pinv(solvable, rtol=rtol, hermitian=True), torch.nan)
 
 
-def _solved(weight: Tensor, covariance: Tensor, damping: float, rtol: float) -> Tensor:
-    """Rows times the inverse; nothing is read from the device where there is damping."""
-    if not damping:
-        return weight @ torch.linalg.pinv(covariance, rtol=rtol, hermitian=True)
-    added = _added(covariance.diagonal(dim1=-2, dim2=-1), damping)
-    damped = covariance + torch.diag_embed(added.expand(covariance.shape[:-1]))
-    factor, _ = torch.linalg.cholesky_ex(damped)
-    return torch.cholesky_solve(weight.mT, factor).mT
-
-
-def _added(variances: Tensor, damping: float) -> Tensor:
-    """Damping of each group; as if of variance 1 where there is none."""
-    size = variances.mean(-1, keepdim=True)
-    return damping * torch.where(size > 0, size, torch.ones_like(size))
+def _damped(weight: Tensor, spread: Tensor, variance: Tensor, least: Tensor, damping: float) -> Tensor:
+    """The same with damping. Nothing is read from the device."""
+    dead = variance <= least
+    added = damping * variance.masked_fill(dead, 0).mean(-1, keepdim=True)
+    whole = torch.maximum(variance, least) + added  # mere rounding must not divide
+    step = weight * torch.where(dead.all(-1, keepdim=True), 0, 1 / whole)[:, None, :]
+    if spread.dim() == 2:
+        return step
+    factor, info = torch.linalg.cholesky_ex(spread + torch.diag_embed(whole - variance))
+    solved = torch.cholesky_solve(weight.mT, factor).mT
+    usable = (info == 0) & ~dead.all(-1)  # a damping below the rounding of the products may leave no factor
+    return torch.where(usable[:, None, None], solved, step)
 
 
 class Standardizing(AbstractTransform[RowMoments]):
@@ -138,7 +146,8 @@ class Standardizing(AbstractTransform[RowMoments]):
     It is gradient descent in the coordinates :math:`\tilde W = W\Sigma^{1/2}, \tilde b = b + W m`, written in the old
     ones. The full form is the gradient times :math:`\bar A^{-1} \otimes I`: K-FAC with S = I, known as FOOF. It does
     not change when a layer's inputs are recoded by an affine map (without damping). `matrix="diagonal"` takes
-    :math:`\Sigma` for diagonal and costs as little as `GradientCentering`.
+    :math:`\Sigma` for diagonal: on a CPU, for an MLP of 512-wide layers, a step takes 1.47 times as long as SGD's at
+    batch 128 (2.1 times at 32, 1.27 at 512), where the full form takes 8.6 and `GradientCentering` 1.15 times as long.
 
     Means are over all rows that went into the gradient: samples, words, places of the image (with the padding's
     zeros), passes, micro-batches and ranks. The inputs' scale is in the step, so lr is another than SGD's. Layers
@@ -154,16 +163,18 @@ class Standardizing(AbstractTransform[RowMoments]):
         ema: How much of the sums of the step before is kept, between 0 (this step alone) and 1. A full matrix of
             fewer rows than features is singular: let it remember, or damp it.
         damping: Added to each layer's variances in units of their mean. With 0 directions without variance (constant
-            pixels, dead units) are left out of the step.
+            pixels, dead units) are left out of the step. An input whose standard deviation is below 1/700 of its root
+            mean square (float64: 1e-5) counts as constant: center raw features ahead of the model. Of a layer that
+            has no other inputs the bias alone steps, with any damping.
         group: Ranks that share the batch; None is all of them.
 
     Raises:
         ValueError: If no layer is left, parameters are sharded (FSDP), the optimizer takes no hooks or is LBFGS, or
-            `matrix`, `ema` or `damping` is out of its range.
+            `matrix`, `ema` or `damping` is out of its range, or a transform is on one of the layers.
 
     Note:
-        After the step the user's own gradient stands in `.grad` again. A skipped step advances nothing. Of a closure
-        that is evaluated several times the first gradient alone is transformed.
+        After the step the user's own gradient stands in `.grad` again. A skipped step advances nothing. Each evaluation
+        of a closure is transformed.
 
     Example:
         >>> model = nn.Linear(2, 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -62,25 +64,11 @@ def stepped_layers(model: nn.Module, optimizer: Optimizer, *, biased: bool) -> d
         >>> list(stepped_layers(model, optimizer, biased=True)), list(stepped_layers(model, optimizer, biased=False))
         (['0'], ['0', '2'])
     """
-    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    holders = _holders(model)
-    found: dict[str, Stepped] = {}
-    tied: list[str] = []
-    for name, module in layers(model).items():
-        weight, bias = _own(module, "weight"), _own(module, "bias")
-        if weight is None or not weight.requires_grad or (bias is None and (biased or module.bias is not None)):
-            continue
-        if bias is not None and not bias.requires_grad:
-            continue
-        _check(name, weight, bias, stepped)
-        if id(weight) not in stepped:
-            continue
-        users = holders[id(weight)]
-        if any(not isinstance(user, Layer) or user.bias is not bias for user in users):
-            tied.append(name)
-        elif users[0] is module:
-            groups = module.groups if isinstance(module, nn.Conv2d) else 1
-            found[name] = Stepped(name, tuple(u for u in users if isinstance(u, Layer)), weight, bias, groups)
+    stepped = _stepped(optimizer)
+    trainable = _trainable(model, biased=biased)
+    for layer in trainable:
+        _check(layer.name, layer.weight, layer.bias, stepped)
+    found, tied = _found(model, trainable, stepped)
     if tied:
         warn(
             f"the gradients of {', '.join(tied)} are left as they are: other modules use the same weight", stacklevel=5
@@ -90,6 +78,86 @@ def stepped_layers(model: nn.Module, optimizer: Optimizer, *, biased: bool) -> d
         msg = f"`model` must have {kinds} that `optimizer` steps, found none; pass the optimizer that steps this model"
         raise ValueError(msg)
     return found
+
+
+class Newcomers:
+    """Layers that an optimizer steps now, and did not when a transform was attached: unfrozen or added since.
+
+    Looking is cheap: the model is gone through only where a frozen parameter is no longer, or groups have grown.
+
+    Args:
+        model: Wrapped or bare.
+        optimizer: Any.
+        known: Names of the layers that are transformed.
+        biased: Whether layers without a bias are left out.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, known: Collection[str], *, biased: bool) -> None:
+        self._model, self._optimizer, self._known, self._biased = model, optimizer, frozenset(known), biased
+        self._look()
+
+    def with_gradient(self) -> list[str]:
+        """Names of those whose weight has a gradient."""
+        if self._size != self._count() or any(p.requires_grad for p in self._frozen):
+            self._look()
+        return [layer.name for layer in self._new if layer.weight.grad is not None]
+
+    def _look(self) -> None:
+        self._size = self._count()
+        parameters = (p for module in layers(self._model).values() for p in module.parameters(recurse=False))
+        self._frozen = [p for p in parameters if not p.requires_grad]
+        found, _ = _found(self._model, _trainable(self._model, biased=self._biased), _stepped(self._optimizer))
+        self._new = [layer for name, layer in found.items() if name not in self._known]
+
+    def _count(self) -> int:
+        return sum(len(group["params"]) for group in self._optimizer.param_groups)
+
+
+def wide(grad: Tensor) -> Tensor:
+    """A gradient in float32 at least."""
+    return grad.to(torch.promote_types(grad.dtype, torch.float32))
+
+
+def shaped_like(value: Tensor, grad: Tensor) -> Tensor:
+    """`value` in shape, format and memory order of `grad`."""
+    value = value.reshape(grad.shape)
+    if value.dtype == grad.dtype and value.stride() == grad.stride():
+        return value
+    return torch.empty_like(grad).copy_(value)
+
+
+def _stepped(optimizer: Optimizer) -> set[int]:
+    """Parameters by their identity."""
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+def _trainable(model: nn.Module, *, biased: bool) -> list[Stepped]:
+    """Each layer by itself, whoever steps it and whoever uses its weight."""
+    found: list[Stepped] = []
+    for name, module in layers(model).items():
+        weight, bias = _own(module, "weight"), _own(module, "bias")
+        if weight is None or not weight.requires_grad or (bias is None and (biased or module.bias is not None)):
+            continue
+        if bias is None or bias.requires_grad:
+            groups = module.groups if isinstance(module, nn.Conv2d) else 1
+            found.append(Stepped(name, (module,), weight, bias, groups))
+    return found
+
+
+def _found(model: nn.Module, trainable: list[Stepped], stepped: set[int]) -> tuple[dict[str, Stepped], list[str]]:
+    """Those that are stepped, with all that share their weight; names of those whose weight has other uses too."""
+    holders = _holders(model)
+    found: dict[str, Stepped] = {}
+    tied: list[str] = []
+    for layer in trainable:
+        users = holders[id(layer.weight)]
+        if id(layer.weight) not in stepped:
+            continue
+        if any(not isinstance(user, Layer) or user.bias is not layer.bias for user in users):
+            tied.append(layer.name)
+        elif users[0] is layer.modules[0]:
+            found[layer.name] = replace(layer, modules=tuple(u for u in users if isinstance(u, Layer)))
+    return found, tied
 
 
 def _own(module: nn.Module, name: str) -> nn.Parameter | None:

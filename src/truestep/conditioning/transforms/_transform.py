@@ -13,9 +13,9 @@ from torch.optim import LBFGS, Optimizer
 
 from truestep.conditioning.transforms._capture import Capture, Use
 from truestep.conditioning.transforms._records import all_reduced, decayed, tensors_of, unless
-from truestep.conditioning.transforms._stepped import Stepped, stepped_layers
+from truestep.conditioning.transforms._stepped import Newcomers, Stepped, shaped_like, stepped_layers, wide
 from truestep.core import AbstractSum, warn
-from truestep.core._around import Around
+from truestep.core._around import Around, check_beside, keeps
 from truestep.core._hooks import check_hooks
 
 Sums = TypeVar("Sums", bound=AbstractSum)
@@ -39,8 +39,9 @@ class AbstractTransform(ABC, Generic[Sums]):
     Any torch optimizer then steps along it, with its own momentum, decay and so on. It hooks the layers and the
     optimizer, which stay the user's: see `Capture` for which passes count. Before a step the sums over uses are
     reduced over the ranks, mixed with those of the steps before (`ema`), and each layer's gradient is replaced by
-    `_direction`. After the step, ahead of everybody else's hooks, the user's own gradient stands in `.grad` again, the
-    same tensor with the same values; the sums of the step are let go.
+    `_direction`, after each evaluation of a closure. Other hooks of the optimizer, whenever they were attached, find
+    what the step reads; behind them all the user's own gradient stands in `.grad` again, the same tensor with the same
+    values, and the sums are let go. Layers that are unfrozen or added later keep theirs, with one warning.
 
     A subclass says what one use adds (`_summed`, a record whose first field is a count), what a layer without a use
     adds (`_zeros`), and the direction. Sums of what is quadratic in the deltas override `_freed`.
@@ -54,8 +55,8 @@ class AbstractTransform(ABC, Generic[Sums]):
         group: Ranks that share the batch; None is all of them.
 
     Raises:
-        ValueError: If there is no layer, parameters are sharded, the optimizer is LBFGS or takes no hooks, or `ema`
-            is out of its range.
+        ValueError: If there is no layer, parameters are sharded, the optimizer is LBFGS or takes no hooks, a layer has
+            a transform on it that is not closed, or `ema` is out of its range.
     """
 
     def __init__(
@@ -77,17 +78,27 @@ class AbstractTransform(ABC, Generic[Sums]):
             raise ValueError(msg)
         self._optimizer, self._ema, self._scaler, self._group = optimizer, ema, scaler, group
         self._layers = stepped_layers(model, optimizer, biased=biased)
+        params = [p for layer in self._layers.values() for p in (layer.weight, layer.bias) if p is not None]
+        check_beside(optimizer, kept := keeps(type(self).__name__, ["gradient"], params))
+        self._newcomers: Newcomers | None = Newcomers(model, optimizer, self._layers, biased=biased)
         self._kept: dict[str, Sums] = {}
         self._planned: dict[str, Sums] = {}
-        self._swapped: list[tuple[Tensor, Tensor, Tensor]] = []  # parameter, the user's gradient, ours
+        self._swapped: list[
+            tuple[Tensor, Tensor, Tensor, int]
+        ] = []  # parameter, the user's gradient, ours, its version
         self._room: dict[str, Tensor] = {}
         self._warned = False
-        self._capture = Capture(self._layers, self._summed)
-        self._around = Around(optimizer, before=self._put_back, ready=self._apply, first=self._end, last=self._put_back)
+        self._capture = Capture(self._layers, self._summed, self._samples)
+        calls = {"before": self._put_back, "ready": self._apply, "again": self._step_aside, "last": self._end}
+        self._around = Around(optimizer, **calls, keeps=kept)
 
     @abstractmethod
     def _summed(self, use: Use) -> Sums | None:
         """What one use adds; None for a use that does not count. Called in the backward."""
+
+    def _samples(self, use: Use) -> int:
+        """How many samples one use is of."""
+        return use.samples
 
     @abstractmethod
     def _zeros(self, layer: Stepped) -> Sums:
@@ -167,6 +178,10 @@ class AbstractTransform(ABC, Generic[Sums]):
             self._warned = True
             warn(f"{type(self).__name__} saw no input of {', '.join(unseen)}: their gradients are left as they are; "
                  "attach it before torch.compile, and before the backward")  # fmt: skip
+        if self._newcomers is not None and (new := self._newcomers.with_gradient()):
+            self._newcomers = None
+            warn(f"{type(self).__name__} was attached before {', '.join(new)} could be stepped: their gradients are "
+                 "left as they are; close it and attach a new one")  # fmt: skip
 
     def _averaged(self, several: bool) -> dict[str, Sums]:
         """Sums over uses, ranks and steps; of those layers that were used, on several ranks of all."""
@@ -183,7 +198,7 @@ class AbstractTransform(ABC, Generic[Sums]):
 
     def _replace(self, layer: Stepped, sums: Sums, several: bool) -> None:
         params = [p for p in (layer.weight, layer.bias) if p is not None]
-        old = [layer.by_group(_wide(p.grad)) for p in params if p.grad is not None]
+        old = [layer.by_group(wide(p.grad)) for p in params if p.grad is not None]
         room = self._room.get(layer.name)
         if room is None or room.shape != old[0].shape or room.dtype != old[0].dtype or room.device != old[0].device:
             room = self._room[layer.name] = torch.empty_like(old[0], memory_format=torch.contiguous_format)
@@ -192,13 +207,13 @@ class AbstractTransform(ABC, Generic[Sums]):
             if p.grad is not None and value is not None:
                 # on several ranks it may be that none has used the layer: only the device knows
                 kept = torch.where(tensors_of(sums)[0] > 0, value, before) if several else value
-                ours = _like(kept, p.grad)
-                self._swapped.append((p, p.grad, ours))
+                ours = shaped_like(kept, p.grad)
+                self._swapped.append((p, p.grad, ours, ours._version))
                 p.grad = ours
 
     @torch.no_grad()
     def _end(self) -> None:
-        """Behind the step, ahead of everybody else's hooks."""
+        """Behind the step and everybody else's hooks: a recorder reads the gradient that the step has read."""
         found_inf: Tensor | None = getattr(self._optimizer, "found_inf", None)
         self._unscale(found_inf)
         self._put_back()
@@ -213,7 +228,7 @@ class AbstractTransform(ABC, Generic[Sums]):
         scale: Tensor | None = getattr(self._optimizer, "grad_scale", None)
         if scale is None or not all(group.get("fused") for group in self._optimizer.param_groups):
             return
-        for _, users, _ in self._swapped:
+        for _, users, _, _ in self._swapped:
             factor = 1 / scale.to(users.device)
             if found_inf is not None:
                 factor = torch.where(found_inf.to(factor.device) != 0, torch.ones_like(factor), factor)
@@ -221,19 +236,14 @@ class AbstractTransform(ABC, Generic[Sums]):
 
     def _put_back(self) -> None:
         """The user's own gradients, unless somebody has made new ones."""
-        for p, users, ours in self._swapped:
+        for p, users, ours, _ in self._swapped:
             if p.grad is ours:
                 p.grad = users
         self._swapped = []
 
-
-def _wide(grad: Tensor) -> Tensor:
-    return grad.to(torch.promote_types(grad.dtype, torch.float32))
-
-
-def _like(value: Tensor, grad: Tensor) -> Tensor:
-    """`value` in shape, format and memory order of `grad`."""
-    value = value.reshape(grad.shape)
-    if value.dtype == grad.dtype and value.stride() == grad.stride():
-        return value
-    return torch.empty_like(grad).copy_(value)
+    def _step_aside(self) -> None:
+        """A closure finds the user's gradients when it is evaluated again, or what the rule has made of ours."""
+        for p, users, ours, version in self._swapped:
+            if p.grad is ours:
+                p.grad = users if ours._version == version else ours.clone()
+        self._swapped = []

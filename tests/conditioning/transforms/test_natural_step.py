@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from truestep.conditioning.transforms._fisher import exact_deltas, unit_fisher
-from truestep.conditioning.transforms._quasi_diagonal import quasi_diagonal
+from truestep.conditioning.transforms._natural_step import diagonal as no_bias
+from truestep.conditioning.transforms._natural_step import quasi_diagonal
 
 Layers = list[tuple[Tensor, Tensor]]
 Rule = Callable[..., tuple[Tensor, Tensor]]
@@ -183,3 +184,22 @@ def test_the_diagonal_alone_does_not_keep_the_twins_together() -> None:
     net = logistic_net()
     logistic = logits_after(net, torch.sigmoid, diagonal, 0.05)
     assert float((logistic - logits_after(tanh_twin(net), torch.tanh, diagonal, 0.05)).abs().max()) > 0.5
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.01])
+@pytest.mark.parametrize("size", [0.0, 1e-45, 1e-40])
+def test_a_layer_without_fisher_or_with_one_that_underflowed_stays_where_it_is(size: float, damping: float) -> None:
+    weight, bias = torch.full((2, 3), 1e-20), torch.full((2,), 1e-20)
+    entries = torch.full((2,), size), torch.full((2, 3), size), torch.full((2, 3), size)
+    step, offset = quasi_diagonal(weight, bias, *entries, damping)
+    assert not bool(torch.cat([step.flatten(), offset, no_bias(weight, entries[2], damping).flatten()]).any())
+
+
+@pytest.mark.parametrize("rule", ["quasi", "diagonal"])
+def test_a_gradient_that_is_not_finite_is_seen_without_fisher(rule: str) -> None:
+    weight, zeros = torch.full((2, 3), torch.nan), torch.zeros(2, 3)
+    if rule == "quasi":
+        found = quasi_diagonal(weight, torch.ones(2), torch.zeros(2), zeros, zeros, 0.01)[0]
+    else:
+        found = no_bias(weight, zeros, 0.01)
+    assert bool(found.isnan().all())
