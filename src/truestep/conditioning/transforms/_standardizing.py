@@ -146,8 +146,8 @@ class Standardizing(AbstractTransform[RowMoments]):
     It is gradient descent in the coordinates :math:`\tilde W = W\Sigma^{1/2}, \tilde b = b + W m`, written in the old
     ones. The full form is the gradient times :math:`\bar A^{-1} \otimes I`: K-FAC with S = I, known as FOOF. It does
     not change when a layer's inputs are recoded by an affine map (without damping). `matrix="diagonal"` takes
-    :math:`\Sigma` for diagonal: on a CPU, for an MLP of 512-wide layers, a step takes 1.47 times as long as SGD's at
-    batch 128 (2.1 times at 32, 1.27 at 512), where the full form takes 8.6 and `GradientCentering` 1.15 times as long.
+    :math:`\Sigma` for diagonal: on a CPU, for an MLP of 512-wide layers, a step takes 1.34 times as long as SGD's at
+    batch 128 (1.73 at 32, 1.16 at 512), where the full form takes 8.6 and `GradientCentering` 1.13 times as long.
 
     Means are over all rows that went into the gradient: samples, words, places of the image (with the padding's
     zeros), passes, micro-batches and ranks. The inputs' scale is in the step, so lr is another than SGD's. Layers
