@@ -43,7 +43,7 @@ class LayerShift:
 
     @property
     def outlier(self) -> float:
-        r""":math:`\nu / \lambda_1(\Sigma)`, without unit: an outlier stands out if it is far above 1, whatever |m| is.
+        r""":math:`\nu / \lambda_1(\Sigma)`, without unit: an outlier stands out if it is far above 1, whatever ‖m‖ is.
 
         Above 13 the top eigenvector of :math:`\bar A` has a cosine above .999 with :math:`(m; 1)`.
         """

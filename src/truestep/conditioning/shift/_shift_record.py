@@ -14,7 +14,7 @@ class DirectPath:
     """Gradient through one normalization layer with its statistics held fixed, over the whole of it; without unit.
 
     Args:
-        ratio: |direct| / |full| at the layer's input; 1 where no gradient passes the statistics, nan for no gradient.
+        ratio: ‖direct‖ / ‖full‖ at the layer's input; 1 where no gradient passes the statistics, nan for no gradient.
         weight_ratio: The same at the weight of the layer whose output it takes; nan where there is none.
     """
 
