@@ -106,8 +106,8 @@ def test_nothing_is_measured_where_nothing_depends_on_it(settings: dict[str, Any
         raise AssertionError
 
     for alone in ({"w": "unit"}, dict[str, str]()):
-        group_times([group(**settings)], {"w": "unit"}, alone, 1000, refuse)
-    group_times([group()], {"w": "joint"}, {}, 1000, refuse)
+        assert len(group_times([group(**settings)], {"w": "unit"}, alone, 1000, refuse)) == 1
+    assert len(group_times([group()], {"w": "joint"}, {}, 1000, refuse)) == 1
 
 
 def test_the_lr_that_a_schedule_is_set_to_is_taken_at_zero_and_named_elsewhere() -> None:

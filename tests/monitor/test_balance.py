@@ -13,7 +13,7 @@ from tests.monitor.balancing import TASKS, Fake, Tasks, as_version_1, plain, tol
 from tests.monitor.loops import Loop, assert_bit_equal, hooks, unwatched
 from tests.monitor.test_watch_failures import one_warning
 from tests.monitor.test_watch_resume import loaded, saved
-from tests.monitor.written import a_balance, a_step, column, rows, write
+from tests.monitor.written import a_balance, a_step, column, rolled_back_and_written_again, rows, write
 
 from truestep import watch
 from truestep.monitor import load_run
@@ -222,15 +222,8 @@ def test_a_resumed_run_holds_the_rows_of_one_that_was_never_interrupted(tmp_path
 
 def test_tasks_of_a_batch_that_was_rolled_back_are_written_as_if_for_the_first_time(store: Store) -> None:
     store.flush()
-    writer = store._record.writer
-    assert writer is not None
     store.balance(a_balance(0))
-    store.event("tag", "of an optimizer that nobody registered", 7)
-    batch = store._batch.take()
-    with pytest.raises(KeyError):
-        writer.write(batch)
-    batch.events.clear()
-    writer.write(batch)
+    rolled_back_and_written_again(store)
     with store.reader() as run:
         assert list(run.balance) == [a_balance(0)]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.monitor.balancing import as_version_1, as_version_2, plain
-from tests.monitor.written import a_shift, a_step, column, rows, write
+from tests.monitor.written import a_shift, a_step, column, rolled_back_and_written_again, rows, write
 
 from truestep.monitor import Run, load_run
 from truestep.monitor._schema import FILE, OF_SHIFT, VERSION
@@ -63,15 +63,8 @@ def test_a_run_that_measured_nothing_has_no_rows(run_dir: Path) -> None:
 
 def test_layers_of_a_batch_that_was_rolled_back_are_written_as_if_for_the_first_time(store: Store) -> None:
     store.flush()
-    writer = store._record.writer
-    assert writer is not None
     store.shift(a_shift(0))
-    store.event("tag", "of an optimizer that nobody registered", 7)
-    batch = store._batch.take()
-    with pytest.raises(KeyError):
-        writer.write(batch)
-    batch.events.clear()
-    writer.write(batch)
+    rolled_back_and_written_again(store)
     with store.reader() as run:
         assert told(run) == expected(a_shift(0))
 

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tests import forked
 
@@ -49,6 +50,18 @@ def write(store: Store, steps: range, *, mark: float = 0.0, optimizer: str = "SG
         store.scalar((handle, index, 1.7e9 + index, mark, 32.0, False))
         store.balance(a_balance(index, optimizer=optimizer))
         store.step(a_step(index, optimizer=optimizer, mark=mark))
+
+
+def rolled_back_and_written_again(store: Store) -> None:
+    """Write what the store holds in a batch that fails at its end, then once more without the cause."""
+    writer = store._record.writer
+    assert writer is not None
+    store.event("tag", "of an optimizer that nobody registered", 7)
+    batch = store._batch.take()
+    with pytest.raises(KeyError):
+        writer.write(batch)
+    batch.events.clear()
+    writer.write(batch)
 
 
 def rows(path: Path, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
