@@ -108,7 +108,9 @@ def project(seeds: int, workers: int, quick: bool, console: Console) -> None:
     found = measure_all(activations, seeds, 3 if quick else STEPS, workers)
     for activation in activations:
         console.print(table(found, activation), "", sep="\n", markup=False)
-    console.print("quick: nothing to judge" if quick else verdict(found), markup=False)
+    console.print(
+        "quick: nothing to judge, 4 means that it was not reached in 3 steps" if quick else verdict(found), markup=False
+    )
 
 
 class Ended(NamedTuple):

@@ -56,7 +56,7 @@ WRONG = {
     "users_nothing:value": "there is no module `users_nothing`",
     "users_package.nothing:value": "there is no module `users_package.nothing`",
     "users_train:nothing": "`users_train` has no function `nothing`",
-    "users_train:number": "`users_train` has no function `number`",
+    "users_train:number": "`users_train` has no function `number`: that is of type int",
     "users_train:key": "users_train:key raised KeyError: 'lr' at users_train.py:8",
     "users_train:noted": r"raised RuntimeError: no at users_train.py:16 \(on half of it\)",
     "users_broken:value": "raised ModuleNotFoundError: No module named 'no_such_package' at users_broken.py:1",

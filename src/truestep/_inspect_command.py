@@ -22,12 +22,13 @@ from truestep._user_function import UserError, call, user_code
 from truestep.invariance import Symmetries, TimeScales, find_symmetries
 
 ARGUMENTS: Final = ("model", "batches", "loss_fn", "optimizer", "steps")
+TOGETHER: Final = "a schedule for its group, if all in it decay alike: regularizes nothing"  # joint, of one sign
 REQUIRED: Final = ARGUMENTS[:3]
 ROLE: Final = {  # what weight decay does to a block, by its label
     "unit": "a schedule: sets the effective lr, regularizes nothing",
     "group": "a schedule: sets the effective lr, regularizes nothing",
     "tensor": "a schedule: sets the effective lr, regularizes nothing",
-    "joint": "acts on what the group's product leaves free, and on the balance within it",
+    "joint": "regularizes its group's product, and evens out the members",
     "no effect": "moves a value that the loss does not see",
     "sensitive": "a regularizer",
 }
@@ -70,7 +71,9 @@ def inspect(
                    norm layer. Weight decay regularizes nothing there, it sets
                    how far a step turns the row
         group      so many rows together; tensor: only the whole
-        joint      only together with others: c times this, 1/c times that
+        joint      only together with others: all c times (weight decay is
+                   a schedule again), or c times this and 1/c times that (it
+                   regularizes the product)
         no effect  the loss does not see it: a bias before a norm layer
         sensitive  the loss sees its norm; weight decay is a regularizer
 
@@ -172,8 +175,14 @@ def _rows(found: Symmetries, groups: list[Group] | None) -> list[tuple[str, str,
     for name, label in found.labels().items():
         decay = decays.get(name)
         gone = "not in the optimizer" if groups is not None and decay is None else None
-        rows.append((name, label, decay, gone or ("none is applied" if decay == 0 else ROLE[label])))
+        role = TOGETHER if label == "joint" and _of_one_sign(found, name) else ROLE[label]
+        rows.append((name, label, decay, gone or ("none is applied" if decay == 0 else role)))
     return rows
+
+
+def _of_one_sign(found: Symmetries, name: str) -> bool:
+    """Whether decaying all members alike moves along every symmetry that the block is in."""
+    return all(min(one.values()) > 0 or max(one.values()) < 0 for one in found.joint if name in one)
 
 
 def _print(found: Symmetries, groups: list[Group] | None, times: list[GroupTimes] | None) -> None:

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,10 +40,10 @@ def call(target: str) -> Any:
         msg = f"`{target}` must be module:function, as in `train:window`"
         raise UserError(msg)
     with user_code(target):
-        function = getattr(_imported(module.removesuffix(".py")), name, None)
+        found = _imported(module.removesuffix(".py"))
+        function = getattr(found, name, None)
         if not callable(function):
-            msg = f"`{module}` has no function `{name}`"
-            raise UserError(msg)
+            raise UserError(f"`{module}` has no function `{name}`{_instead(found, name)}")
         return function()
 
 
@@ -59,6 +60,14 @@ def user_code(target: str) -> Generator[None, None, None]:
         raise UserError(f"{target} {_told(error)}") from error
     finally:
         sys.path.remove(here)
+
+
+def _instead(module: Any, name: str) -> str:
+    """What there is under the name, or under one like it."""
+    if hasattr(module, name):
+        return f": that is of type {type(getattr(module, name)).__name__}"
+    like = get_close_matches(name, [other for other, x in vars(module).items() if callable(x)], 1)
+    return f"; is it `{like[0]}`?" if like else ""
 
 
 def _imported(module: str) -> Any:

@@ -34,7 +34,7 @@ def test_coupled_momentum_multiplies_the_intrinsic_lr() -> None:
         (1000, "longer than your run: weight decay has not acted yet", "still remember the initialization"),
         (9000, "the norms are still on their way at its end", "still remember the initialization"),
         (14_000, "the norms are still on their way at its end", "knew before that many steps is forgotten"),
-        (60_000, "the norms settle in its first 25%", "knew before that many steps is forgotten"),
+        (60_000, "the norms have settled after 25 % of it", "knew before that many steps is forgotten"),
     ],
 )
 def test_the_sentences_say_what_the_times_mean_for_the_run(steps: int, norm: str, direction: str) -> None:

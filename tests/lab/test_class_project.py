@@ -26,7 +26,7 @@ def test_it_prints_a_row_for_each_variant(script: Any, monkeypatch: pytest.Monke
     printed = capsys.readouterr().out
     assert printed.count("| BN |") == 2
     assert "| 4 (4 4) |" in printed  # three steps were done
-    assert printed.endswith("quick: nothing to judge\n")
+    assert "quick: nothing to judge" in printed
 
 
 def test_the_verdict_is_that_of_the_two_claims(script: Any) -> None:

@@ -101,7 +101,9 @@ class TimeScales:
             return "longer than your run: weight decay has not acted yet"
         if SETTLED * self.norm > self.steps:
             return "shorter than your run by too little: the norms are still on their way at its end"
-        return f"much shorter than your run: the norms settle in its first {self.share(SETTLED * self.norm):.0%}"
+        return (
+            f"shorter than your run: the norms have settled after {100 * self.share(SETTLED * self.norm):.0f} % of it"
+        )
 
     def _direction_meaning(self) -> str:
         if self.direction > self.steps:

@@ -93,6 +93,9 @@ class GradientCentering(AbstractTransform[RowSum]):
     gradient. Gradients are transformed as they stand before the step, so after clipping. Any `reduction` of the loss
     and any scale give the direction in their own units: the transform is linear.
 
+    Centred inputs give the same steps under rules that are linear in the gradient (SGD, momentum); Adam scales each
+    element of both parts by itself.
+
     Args:
         model: Bare, or wrapped by DistributedDataParallel or torch.compile (attach it before the first pass).
         optimizer: Any `torch.optim.Optimizer` with step hooks, except LBFGS; steps weight and bias of a layer.

@@ -59,6 +59,10 @@ class AbstractTransform(ABC, Generic[Sums]):
             a transform on it that is not closed, or `ema` is out of its range.
     """
 
+    _hint = (
+        "attach it before torch.compile and before the backward; weights that others read (MultiheadAttention) stay so"
+    )
+
     def __init__(
         self,
         model: nn.Module,
@@ -177,7 +181,7 @@ class AbstractTransform(ABC, Generic[Sums]):
         if unseen and not self._warned:
             self._warned = True
             warn(f"{type(self).__name__} saw no input of {', '.join(unseen)}: their gradients are left as they are; "
-                 "attach it before torch.compile, and before the backward")  # fmt: skip
+                 f"{self._hint}")  # fmt: skip
         if self._newcomers is not None and (new := self._newcomers.with_gradient()):
             self._newcomers = None
             warn(f"{type(self).__name__} was attached before {', '.join(new)} could be stepped: their gradients are "
