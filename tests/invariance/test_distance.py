@@ -13,7 +13,7 @@ from tests.invariance.random_walk import ELEMENTS, SIZE, UNITS, noise, start
 from torch.optim import SGD, Adam, AdamW
 
 from truestep.core import Asked, Gram, Recorder, Step
-from truestep.invariance._distance import distance
+from truestep.invariance._distance import Distance, distance
 from truestep.invariance._effective import per_layer
 from truestep.invariance._equilibrium import GroupEquilibrium, equilibrium
 from truestep.invariance._rule import Rule
@@ -168,3 +168,11 @@ def test_groups_of_several_kinds_are_refused() -> None:
     groups: list[dict[str, Any]] = [{"params": [torch.zeros(2)], "nesterov": flag} for flag in (True, False)]
     with pytest.raises(ValueError, match="`optimizer` must have groups of one kind"):
         distance([step(0, 0.1)], SGD(groups, lr=0.1, momentum=0.9))
+
+
+def test_it_prints_a_row_for_each_block() -> None:
+    one = torch.ones(2, dtype=torch.float64)
+    head, first, second = str(Distance(("a", "long"), 2e-3 * one, 1e-3 * one, 3 * one, 4 * one, 5 * one)).splitlines()
+    assert head.endswith(" norm times")
+    assert first.split() == ["a", "2", "1", "2", "3", "4", "5"]
+    assert len(head) == len(first) == len(second)

@@ -102,6 +102,17 @@ class Distance:
         """Angle taken over that of the equilibrium: 1 in equilibrium, inf without weight decay."""
         return self.angle / self.equilibrium_angle
 
+    def __str__(self) -> str:
+        """A row for each block: angles in mrad a step, norms, and the norm times that have gone by."""
+        width = max(map(len, self.names))
+        columns = (1e3 * self.angle, 1e3 * self.equilibrium_angle, self.ratio, self.norm, self.equilibrium_norm)
+        head = ("angle, mrad", "equilibrium", "ratio", "norm", "equilibrium", "norm times")
+        rows = torch.stack([*columns, self.elapsed], 1).tolist()
+        told = [
+            f"{name:{width}}" + "".join(f"{x:>13.3g}" for x in row) for name, row in zip(self.names, rows, strict=True)
+        ]
+        return "\n".join([" " * width + "".join(f"{x:>13}" for x in head), *told])
+
     @property
     def norm_ratio(self) -> Float64[Tensor, " blocks"]:
         """Norm over that of the equilibrium, which moves with the size of the gradient."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 def check_stepped(optimizer: Optimizer, params: Mapping[str, Tensor]) -> None:
     """Raise a ValueError unless `params` holds at least one tensor and `optimizer` steps each of them."""
+    _check_named(params)
     if not params:
         msg = "`params` must hold at least one scale-invariant weight by its name, found none"
         raise ValueError(msg)
@@ -20,6 +22,14 @@ def check_stepped(optimizer: Optimizer, params: Mapping[str, Tensor]) -> None:
             f"`params` must be weights that `optimizer` steps, found {', '.join(map(repr, foreign))} besides; "
             "take them from `dict(model.named_parameters())` after fully_shard or DDP, and leave out what is frozen"
         )
+        raise ValueError(msg)
+
+
+def _check_named(params: Any) -> None:
+    """Raise where users give what they have at hand: a list of weights, or labels by name."""
+    if not isinstance(params, Mapping) or not all(isinstance(p, Tensor) for p in params.values()):  # pyright: ignore
+        made = "`{n: p for n, p in model.named_parameters() if n in found.alone}`"
+        msg = f"`params` must be tensors by their names, such as {made}, found a {type(params).__name__}"
         raise ValueError(msg)
 
 
