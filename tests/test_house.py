@@ -39,7 +39,7 @@ def imported_by(statement: str) -> set[str]:
 
 
 def test_importing_the_rooms_of_a_run_imports_nothing_foreign() -> None:
-    rooms = ("core", "invariance", "loss", "multitask", "conditioning", "recipe", "monitor")
+    rooms = ("core", "invariance", "loss", "multitask", "conditioning", "recipe", "compare", "monitor")
     assert imported_by(f"import {', '.join(f'truestep.{room}' for room in rooms)}") == set()
 
 
@@ -102,7 +102,7 @@ def test_the_glossary_has_every_column_and_every_quantity() -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["core", "invariance", "loss", "multitask", "conditioning", "recipe", "monitor", "lab"]
+    "room", ["core", "invariance", "loss", "multitask", "conditioning", "recipe", "compare", "monitor", "lab"]
 )
 def test_the_changelog_or_the_room_s_page_names_every_public_name(room: str) -> None:
     module = __import__(f"truestep.{room}", fromlist=["__all__"])

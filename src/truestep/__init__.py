@@ -8,6 +8,7 @@
 | `truestep.multitask` | several losses -> one, without one shouting |
 | `truestep.conditioning` | the geometry a step meets |
 | `truestep.recipe` | the same training at another batch size |
+| `truestep.compare` | two optimizers, one step length |
 | `truestep.monitor` | watch a run, report on it |
 | `truestep.integrations` | the Trainers of other packages |
 | `truestep.lab` | claims of the sources, judged |

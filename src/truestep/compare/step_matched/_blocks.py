@@ -1,0 +1,94 @@
+"""Which rows of which weights are one block, in each scope."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+from torch.optim import Optimizer
+
+from truestep.compare.step_matched._extent import num_rows
+from truestep.core import is_distributed
+
+Scope = Literal["global", "group", "tensor", "unit"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The weights that a step can move, and how their rows make up blocks.
+
+    Args:
+        scope: What is one block.
+        params: The weights, group by group.
+        groups: Number of each weight's parameter group.
+        places: Place of each weight in its group.
+        rows: Number of rows that each weight is cut into: its units, or one.
+        sizes: Number of rows that each block has.
+    """
+
+    scope: Scope
+    params: tuple[Tensor, ...]
+    groups: tuple[int, ...]
+    places: tuple[int, ...]
+    rows: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    def names(self, groups: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+        """One name a block, of the `groups` of the optimizer: those it was given, else group and place."""
+        if self.scope == "global":
+            return ("all",)
+        if self.scope == "group":
+            return tuple(f"group {group}" for group in dict.fromkeys(self.groups))
+        names: list[str] = []
+        for x, group, place, rows in zip(self.params, self.groups, self.places, self.rows, strict=True):
+            given = groups[group].get("param_names")
+            name = f"group {group}, tensor {place}" if given is None else given[place]
+            units = self.scope == "unit" and x.dim() > 1
+            names += [f"{name}[{row}]" for row in range(rows)] if units else [name]
+        return tuple(names)
+
+    def of_weights(self, column: Float64[Tensor, " blocks"]) -> tuple[Float64[Tensor, " rows"], ...]:
+        """The value of each block at its rows, weight by weight."""
+        if any(size > 1 for size in self.sizes):
+            column = torch.cat([value.expand(size) for value, size in zip(column, self.sizes, strict=True)])
+        return column.split(list(self.rows))
+
+
+def list_blocks(optimizer: Optimizer, scope: Scope) -> Blocks:
+    """The blocks of the weights that want a gradient or have one.
+
+    Raises:
+        ValueError: If a weight is a DTensor, or none is left.
+
+    Example:
+        >>> import torch
+        >>> blocks = list_blocks(torch.optim.SGD(torch.nn.Linear(3, 2).parameters()), "unit")
+        >>> blocks.rows, blocks.sizes
+        ((2, 1), (1, 1, 1))
+    """
+    found = [
+        (p, number, place)
+        for number, group in enumerate(optimizer.param_groups)
+        for place, p in enumerate(group["params"])
+        if p.numel() and (p.requires_grad or p.grad is not None)
+    ]
+    if not found or any(is_distributed(p) for p, _, _ in found):
+        what = "a DTensor (FSDP2, tensor parallel)" if found else "none"
+        msg = f"`optimizer` must hold weights that want a gradient, whole on each rank (DDP is), found {what}"
+        raise ValueError(msg)
+    params, groups, places = zip(*found, strict=True)
+    rows = tuple(num_rows(p, units=scope == "unit") for p in params)
+    return Blocks(scope, params, groups, places, rows, _sizes(scope, groups, rows))
+
+
+def _sizes(scope: Scope, groups: tuple[int, ...], rows: tuple[int, ...]) -> tuple[int, ...]:
+    if scope == "global":
+        return (len(rows),)
+    if scope == "group":
+        return tuple(groups.count(group) for group in dict.fromkeys(groups))
+    return (1,) * sum(rows)

@@ -1,0 +1,49 @@
+"""What became of the wanted lengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class MatchReport:
+    """The latest step, block by block, and how often blocks kept the step that they took.
+
+    Args:
+        steps: Steps so far, skipped ones not counted.
+        norm: What is called a length.
+        names: Blocks: "all", "group 0", a weight's name, a unit "fc.weight[3]".
+        wanted: Length that was asked of the latest step; nan before the first.
+        took: Length that it has: the wanted, or the optimizer's own where `kept`.
+        kept: Whether the block kept the step that the optimizer took: it did not move, its angle cannot be reached,
+            or its step is not finite.
+        kept_steps: Number of such steps so far.
+    """
+
+    steps: int
+    norm: str
+    names: tuple[str, ...]
+    wanted: Float64[Tensor, " blocks"]
+    took: Float64[Tensor, " blocks"]
+    kept: Bool[Tensor, " blocks"]
+    kept_steps: Int64[Tensor, " blocks"]
+
+    @property
+    def unmatched(self) -> dict[str, float]:
+        """Length that each block took which kept its own step."""
+        rows = zip(self.names, self.took.tolist(), self.kept.tolist(), strict=True)
+        return {name: took for name, took, kept in rows if kept}
+
+    def __str__(self) -> str:
+        """One line for the run, one for each block that was ever left unmatched."""
+        lines = [f"{self.steps} steps, {self.norm} matched on {len(self.names)} blocks"]
+        rows = zip(self.names, self.kept_steps.tolist(), self.wanted.tolist(), self.took.tolist(), strict=True)
+        for name, times, wanted, took in rows:
+            if times:
+                lines.append(
+                    f"  {name}: {times} steps kept as taken; the last one wanted {wanted:.3g}, took {took:.3g}"
+                )
+        return "\n".join(lines)

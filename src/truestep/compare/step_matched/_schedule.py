@@ -1,0 +1,58 @@
+"""Which length a step is to have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf, pi
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+Count = int | Tensor  # of steps so far; a tensor where only the device knows which were skipped
+Number = int | float | Tensor
+Length = Number | Sequence[Number] | Callable[[Any], Number]
+
+
+def length_at(length: Length, step: Count, norm: str) -> float | Float64[Tensor, "*blocks"]:
+    """The length wanted of the step of this number, from 0 on: a number for all blocks, or a tensor of one for each.
+
+    A `step` that only the device knows reaches a callable in float64, as exact as a number's arithmetic.
+
+    Raises:
+        ValueError: If the host knows that it is no length of this norm, or that the schedule has ended.
+
+    Example:
+        >>> length_at([0.5, 0.25], 1, "l2"), length_at(lambda step: 0.1 / (1 + step), 1, "l2")
+        (0.25, 0.05)
+    """
+    if callable(length) and not isinstance(length, Tensor):
+        wanted: Any = length(step.double() if isinstance(step, Tensor) else step)
+    elif isinstance(length, Sequence):
+        wanted = _of_table(length, step)
+    else:
+        wanted = length
+    if isinstance(wanted, Tensor):
+        return wanted.detach().double()
+    check_length(wanted, norm)
+    return float(wanted)
+
+
+def check_length(length: object, norm: str) -> None:
+    """Raise a ValueError where `length` is a number, but no length of this norm."""
+    below = pi if norm == "angular" else inf
+    if not isinstance(length, int | float) or not 0 <= length < below:
+        msg = f"`length` must be a number from 0 to below {below:g} for norm={norm!r}, found {length}"
+        raise ValueError(msg)
+
+
+def _of_table(table: Sequence[Number], step: Count) -> Number:
+    if not isinstance(step, Tensor):
+        if step < len(table):
+            return table[step]
+        msg = f"`length` must have a length for each step, found {len(table)} and a step more; give a longer schedule"
+        raise ValueError(msg)
+    rows = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in table]).to(step.device, non_blocking=True)
+    found = rows.index_select(0, step.clamp(max=len(table) - 1).reshape(1)).squeeze(0)  # rows[step] would wait
+    return torch.where(step < len(table), found, torch.nan)
