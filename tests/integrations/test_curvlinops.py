@@ -1,5 +1,6 @@
 """K-FAC of curvlinops by name: its invariance, its step, what it refuses; and its estimators on our products."""
 
+import copy
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from truestep.conditioning.curvature import ggn_product
 from truestep.integrations import _curvlinops
 from truestep.integrations.curvlinops import CurvatureOperator, KFac, kfac_direction, spectrum, trace
+from truestep.lab._recoded import tanh_twin
 
 LOSS = nn.CrossEntropyLoss()
 
@@ -140,6 +142,34 @@ def test_affine_codes_around_each_layer_leave_kfac_s_training_as_it_is_to_1e_6_a
         pairs[rule] = [model(x).detach() for model in models]
     assert float((pairs["kfac"][0] - pairs["kfac"][1]).abs().max()) < 1e-6
     assert float((pairs["sgd"][0] - pairs["sgd"][1]).abs().max()) > 0.5
+
+
+def test_logistic_units_train_as_tanh_units_do_under_kfac_to_1e_6_and_not_under_sgd() -> None:
+    torch.manual_seed(0)
+    layers = [
+        nn.Linear(5, 4),
+        nn.Sigmoid(),
+        nn.Linear(4, 4),
+        nn.Sigmoid(),
+        nn.Linear(4, 2),
+        nn.ConstantPad1d((0, 1), 0),
+    ]
+    logistic = nn.Sequential(*layers).double()
+    x = torch.randn(200, 5, dtype=torch.float64)
+    y = (x[:, :2] > 0).sum(1)
+    ends = dict[str, list[Tensor]](kfac=[], sgd=[])
+    for rule, lr in (("kfac", 0.02), ("sgd", 2.0)):  # undamped, K-FAC runs away from other starts
+        for model in (copy.deepcopy(logistic), tanh_twin(logistic)):
+            for _ in range(40):
+                step = gradients_of(model, (x, y))
+                if rule == "kfac":
+                    step = kfac_direction(model, [(x, y)], LOSS, step, damping=0.0)
+                with torch.no_grad():
+                    for name, p in model.named_parameters():
+                        p.sub_(step[name], alpha=lr)
+            ends[rule].append(model(x).detach())
+    assert float((ends["kfac"][0] - ends["kfac"][1]).abs().max()) < 1e-6
+    assert float((ends["sgd"][0] - ends["sgd"][1]).abs().max()) > 0.5
 
 
 def test_under_batch_norm_the_linear_layers_alone_are_taken_and_nothing_moves() -> None:

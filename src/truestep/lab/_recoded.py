@@ -2,12 +2,14 @@ r"""Nets that compute one function in other coordinates: a fixed affine map at t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
+
+from truestep.lab._claim import Measurement
 
 Map: TypeAlias = tuple[Tensor, Tensor]  # matrix [size, size] and offset [size]
 Maker: TypeAlias = Callable[[int, torch.Generator], Map]
@@ -135,3 +137,30 @@ def difference(one: Float64[Tensor, "*shape"], other: Float64[Tensor, "*shape"])
         inf
     """
     return float((one - other).abs().nan_to_num(nan=torch.inf).max())
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """A way to train."""
+
+    def train(self, model: nn.Sequential, x: Tensor, y: Tensor, steps: int) -> Tensor:
+        """The logits in the end."""
+        ...
+
+
+def measured(
+    arms: Mapping[str, Trained],
+    codes: Iterable[str],
+    pair: Callable[[str], tuple[nn.Sequential, nn.Sequential, Tensor, Tensor]],
+    steps: int,
+) -> Measurement:
+    """How far the logits of twins are apart after training, by arm and code, and how far they have come."""
+    out: Measurement = {}
+    for code in codes:
+        for name, arm in arms.items():
+            plain, twin, x, y = pair(code)
+            start = plain(x).detach()
+            end = arm.train(plain, x, y, steps)
+            out[f"{name}_{code}"] = difference(end, arm.train(twin, x, y, steps))
+            out[f"{name}_way"] = difference(end, start)
+    return out

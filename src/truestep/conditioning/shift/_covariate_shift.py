@@ -65,7 +65,7 @@ def covariate_shift(
         sum of all losses, however they were cut into batches; of a scalar mean the number of rows is taken as its
         weight. With a loss of the data's labels the share is the empirical Fisher's. Gradients are squared row by
         row: where BatchNorm joins the rows of a batch in training, what its statistics cancel between them is not in
-        the share (41 to 45 % for layers whose gradients over the batch have 5 %); there `DirectPath` tells it.
+        the share; there `DirectPath` tells it.
         What bypasses the module's call (the output projection of `torch.nn.MultiheadAttention`) is not seen.
 
         Cost, for d features (of a convolution: in / groups · kernel size): each layer holds d² float64 numbers a group

@@ -34,8 +34,8 @@ class QuasiDiagonal(AbstractTransform[UnitFisher]):
     What `quasi_diagonal` does with inputs that never change holds here.
 
     The step has the natural gradient's size, not SGD's, and of one batch it is rough: take `ema=0.9` and start from lr
-    0.005 to 0.05 without momentum, a tenth of that with momentum 0.9. With `ema=0` and sampled labels even 0.005 has
-    diverged on digits. Parameters of other layers keep their gradient; give them a group with an lr of its own. Layers
+    0.005 to 0.05 without momentum, a tenth of that with momentum 0.9. With `ema=0` and sampled labels even 0.005 can
+    diverge. Parameters of other layers keep their gradient; give them a group with an lr of its own. Layers
     without a bias are divided by the diagonal. Where losses go to 0, F does so faster than the gradient and the step
     grows; a layer whose F is 0, or below what the format holds, takes none.
 

@@ -18,7 +18,7 @@ from truestep.lab._claim import Claim, Judgement, Measurement, Verdict, scalars
 from truestep.lab._digits import CLASSES
 from truestep.lab._figure import BLUE, GREY, ORANGE, panels
 from truestep.lab._interval import t_interval
-from truestep.lab._recoded import Maker, difference, mixing, recoded, units
+from truestep.lab._recoded import Maker, measured, mixing, recoded, units
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,15 +77,7 @@ def pair(code: str, seed: int, device: str) -> tuple[nn.Sequential, nn.Sequentia
 
 def run(seed: int, device: str, *, steps: int = STEPS) -> Measurement:
     """How far the logits of twins are apart after training, and how far they have come."""
-    out: Measurement = {}
-    for code in CODES:
-        for name, arm in ARMS.items():
-            plain, twin, x, y = pair(code, seed, device)
-            start = plain(x).detach()
-            end = arm.train(plain, x, y, steps)
-            out[f"{name}_{code}"] = difference(end, arm.train(twin, x, y, steps))
-            out[f"{name}_way"] = difference(end, start)
-    return out
+    return measured(ARMS, CODES, lambda code: pair(code, seed, device), steps)
 
 
 def verdict(exact: float, damped: float, sgd: float) -> Verdict:
