@@ -18,9 +18,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from truestep.core._extra import lab_extra
 from truestep.lab import _results
 from truestep.lab._claim import Claim, Verdict
-from truestep.lab._extras import lab_extra
 from truestep.lab._report import html, markdown, summary
 from truestep.lab._results import COMMITTED, Result, changes, judged
 from truestep.lab._runner import Measured, Trial, cores, process_pool, run_trials
@@ -156,7 +156,7 @@ def _check(claims: Sequence[Claim], device: str, seeds: int | None, workers: int
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         _fail(f"`--device {device}` cannot be used: {str(error).splitlines()[0]}")
     try:
-        with lab_extra():
+        with lab_extra("the lab"):
             for package in ("sklearn", "matplotlib", "scipy"):
                 importlib.import_module(package)
     except ImportError as error:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from truestep.core import Gram, gram
-from truestep.lab._extras import lab_extra
+from truestep.core._extra import lab_extra
 
 PIXELS: Final = 64
 CLASSES: Final = 10
@@ -39,7 +39,7 @@ def digits(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Digits:
         >>> data.train_x.shape, data.test_x.shape
         (torch.Size([1200, 64]), torch.Size([597, 64]))
     """
-    with lab_extra():
+    with lab_extra("the lab"):
         from sklearn.datasets import load_digits
     images, labels = load_digits(return_X_y=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))

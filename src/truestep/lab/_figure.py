@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from truestep.core._extra import lab_extra
 from truestep.lab._claim import Measurement
-from truestep.lab._extras import lab_extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def panels(count: int = 1) -> tuple[Figure, list[Any]]:
         >>> len(axes)
         2
     """
-    with lab_extra():
+    with lab_extra("the lab"):
         from matplotlib.figure import Figure
     figure = Figure(figsize=(PANEL[0] * count, PANEL[1]), layout="constrained")
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
@@ -43,7 +43,7 @@ def panels(count: int = 1) -> tuple[Figure, list[Any]]:
 
 def draw(plot: Callable[[Sequence[Measurement]], Figure], measurements: Sequence[Measurement], path: Path) -> None:
     """Plot in the lab's style and write it as the path's suffix says; an SVG carries no date."""
-    with lab_extra():
+    with lab_extra("the lab"):
         import matplotlib as mpl
     with mpl.rc_context(STYLE):
         metadata = {"Date": None} if path.suffix == ".svg" else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Final
 
-from truestep.lab._extras import lab_extra
+from truestep.core._extra import lab_extra
 
 LEVEL: Final = 0.95
 
@@ -49,7 +49,7 @@ def t_interval(values: Sequence[float]) -> Interval:
     """
     if len(values) < 2:
         raise ValueError(f"`values` needs at least two seeds for an interval. Found {len(values)}.")
-    with lab_extra():
+    with lab_extra("the lab"):
         from scipy.special import stdtrit
     mean = fmean(values)
     half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * stdev(values) / math.sqrt(len(values))

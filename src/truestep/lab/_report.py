@@ -6,8 +6,8 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
+from truestep.core._extra import lab_extra
 from truestep.lab._claim import Verdict
-from truestep.lab._extras import lab_extra
 from truestep.lab._results import Result, figure_path
 
 
@@ -54,7 +54,7 @@ def html(results: Sequence[Result], directory: Path) -> str:
         results: What to show, in this order.
         directory: Where their figures lie; a missing one is left out.
     """
-    with lab_extra():
+    with lab_extra("the lab"):
         from jinja2 import Environment, StrictUndefined
     template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

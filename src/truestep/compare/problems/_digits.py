@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from truestep.compare.problems._extra import problem_extra
 from truestep.compare.problems._losses import cross_entropy_loss, squared_loss, summed_squared_loss
 from truestep.compare.problems._problem import Problem
 from truestep.compare.problems._seeds import seeded
 from truestep.compare.problems._supervised import supervised
+from truestep.core._extra import lab_extra
 
 HELD_OUT: Final = 597 / 1797  # 1200 images are trained on: the lab's own split
 
@@ -29,7 +29,7 @@ def read_digits() -> tuple[Float[Tensor, "images 64"], Int[Tensor, " images"]]:
         >>> images.shape, labels[:4]
         (torch.Size([1797, 64]), tensor([0, 1, 2, 3]))
     """
-    with problem_extra():
+    with lab_extra("this problem"):
         from sklearn.datasets import load_digits
     images, labels = load_digits(return_X_y=True)
     return torch.as_tensor(images, dtype=torch.float32) / 16, torch.as_tensor(labels)

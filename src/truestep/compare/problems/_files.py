@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from truestep.compare.problems._extra import problem_extra
+from truestep.core._extra import lab_extra
 
 File = str | PathLike[str]
 
@@ -149,7 +149,7 @@ def read_npz(path: File) -> dict[str, Tensor]:
         ...     read_npz(file.name)
         {'x': tensor([0., 1., 2.], dtype=torch.float64)}
     """
-    with problem_extra():
+    with lab_extra("this problem"):
         import numpy as np
     out: dict[str, Tensor] = {}
     name = ""

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from truestep.compare.problems._extra import problem_extra
 from truestep.compare.problems._losses import binary_loss, squared_loss
 from truestep.compare.problems._problem import Problem
 from truestep.compare.problems._seeds import seeded
 from truestep.compare.problems._supervised import supervised
+from truestep.core._extra import lab_extra
 
 
 def read_breast_cancer() -> tuple[Float[Tensor, "patients 30"], Float[Tensor, "patients 1"]]:
@@ -19,7 +19,7 @@ def read_breast_cancer() -> tuple[Float[Tensor, "patients 30"], Float[Tensor, "p
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    with problem_extra():
+    with lab_extra("this problem"):
         from sklearn.datasets import load_breast_cancer
     x, y = load_breast_cancer(return_X_y=True)
     return torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y, dtype=torch.float32)[:, None]
@@ -31,7 +31,7 @@ def read_diabetes() -> tuple[Float[Tensor, "patients 10"], Float[Tensor, "patien
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    with problem_extra():
+    with lab_extra("this problem"):
         from sklearn.datasets import load_diabetes
     x, y = load_diabetes(return_X_y=True, scaled=False)
     return torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y, dtype=torch.float32)[:, None]

@@ -1,4 +1,4 @@
-"""The one message for a package that the lab needs and does not find."""
+"""The one message for a package of the lab's extra that is needed and not found."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def lab_extra() -> Generator[None, None, None]:
-    """Turn a failed import into one that names the line to type.
+def lab_extra(who: str) -> Generator[None, None, None]:
+    """Turn a failed import into one that says who needs it, and the line to type.
 
     Raises:
         ImportError: In place of the one raised inside.
 
     Example:
-        >>> with lab_extra():
+        >>> with lab_extra("the lab"):
         ...     import no_such_package
         Traceback (most recent call last):
         ImportError: the lab needs `no_such_package`: pip install 'truestep[lab]'
@@ -22,4 +22,4 @@ def lab_extra() -> Generator[None, None, None]:
     try:
         yield
     except ImportError as error:
-        raise ImportError(f"the lab needs `{error.name}`: pip install 'truestep[lab]'", name=error.name) from error
+        raise ImportError(f"{who} needs `{error.name}`: pip install 'truestep[lab]'", name=error.name) from error
