@@ -309,6 +309,13 @@ def test_ctrl_c_is_130(error: type[BaseException], run_dir: Path, monkeypatch: p
 # --- as a user calls it
 
 
+def test_python_m_truestep_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "truestep", "--version"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"truestep {__version__}\n", "")
+
+
 @pytest.mark.skipif(not SCRIPT.exists(), reason=f"no {SCRIPT}: the package is not installed here")
 def test_the_installed_command_reports_and_refuses(run_dir: Path, tmp_path: Path) -> None:
     done = subprocess.run([SCRIPT, "report", run_dir], capture_output=True, text=True, timeout=120, check=False)

@@ -17,6 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Source files without a test file of their own, each with the reason.
 TESTED_ELSEWHERE: dict[str, str] = {
+    "__main__.py": "two lines; test_cli runs them",
     "core/_step.py": "two dataclasses without behaviour; test_recorder fills them",
     "monitor/_schema.py": "the text of the tables; test_sqlite and test_run write and read them",
     "monitor/report/_arrays.py": "how figures hold their numbers; test_figures unpacks them",
