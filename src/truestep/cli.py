@@ -1,4 +1,4 @@
-"""`truestep demo | report | check | inspect | transfer | lab`: the command line."""
+"""`truestep demo | report | check | inspect | transfer | compare | lab`: the command line."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ except ImportError as error:  # the command is installed with the library, its p
 
 from truestep import __version__
 from truestep._check_command import check
+from truestep._compare_command import compare
 from truestep._inspect_command import inspect
 from truestep._transfer_command import transfer
 from truestep.monitor import Run, load_run, write_report
@@ -129,6 +130,7 @@ def _mount_lab() -> None:
 app.command()(check)
 app.command()(inspect)
 app.command()(transfer)
+app.command()(compare)
 _mount_lab()
 
 

@@ -128,3 +128,24 @@ def test_what_a_control_keeps_is_known_and_kept_by_no_other() -> None:
     control.close()
     check_beside(optimizer, keeps("Twin", ["lr", "norms"], [v, w]))
     assert kept_by(optimizer, "norms", [w]) == []
+
+
+def test_who_sets_a_step_s_length_stands_beside_no_one_who_sets_lr_or_norms() -> None:
+    w, v = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizer = SGD([w, v], lr=0.1)
+    control = Around(optimizer, keeps=keeps("Matched", ["step"], [w]))
+    assert kept_by(optimizer, "norms", [v, w]) == kept_by(optimizer, "lr", [w]) == ["Matched"]
+    assert kept_by(optimizer, "gradient", [w]) == kept_by(optimizer, "norms", [v]) == []
+    check_beside(optimizer, keeps("Transform", ["gradient"], [w]))
+    check_beside(optimizer, keeps("Hold", ["lr"], [v]))
+    for quantity, why in (
+        ("lr", "an lr has no effect on a step whose length is set"),
+        ("norms", "norms that are set change a step whose length is set"),
+        ("step", "both set their step"),
+    ):
+        with pytest.raises(ValueError, match=f"no Matched on weights that a new Other is given: {why}; close"):
+            check_beside(optimizer, keeps("Other", [quantity], [w]))  # type: ignore[list-item]
+    control.close()
+    Around(optimizer, keeps=keeps("Twin", ["lr", "norms"], [w]))
+    with pytest.raises(ValueError, match=r"no Twin .*: an lr has no effect .* and norms that are set change"):
+        check_beside(optimizer, keeps("Matched", ["step"], [w, v]))

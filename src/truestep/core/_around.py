@@ -14,9 +14,13 @@ from truestep.core._hooks import check_hooks, inside_step, not_compiled, skipped
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Call = Callable[[], None]
-Quantity = Literal["lr", "norms", "gradient"]
+Quantity = Literal["lr", "norms", "gradient", "step"]
 
 _KEEPS: Final = "truestep_keeps"
+_VAIN: Final[dict[Quantity, str]] = {  # beside a control of the step: what another one sets, and why not both
+    "lr": "an lr has no effect on a step whose length is set",
+    "norms": "norms that are set change a step whose length is set",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,8 @@ class Keeps:
 
     Args:
         control: Its name.
-        quantities: Of the lr of the weights' groups, the weights' norms and the gradient that the step reads.
+        quantities: Of the lr of the weights' groups, the weights' norms, the gradient that the step reads, and the
+            length of the "step", which leaves nothing to say to who sets lr or norms.
         weights: By their identity, which outlives a loaded state.
     """
 
@@ -40,21 +45,32 @@ def keeps(control: str, quantities: Iterable[Quantity], weights: Iterable[Tensor
 
 
 def kept_by(optimizer: Optimizer, quantity: Quantity, weights: Iterable[Tensor]) -> list[str]:
-    """Names of the controls on `optimizer` that keep this quantity of one of `weights`."""
-    asked = frozenset(map(id, weights))
-    return [held.control for held in _kept(optimizer) if quantity in held.quantities and held.weights & asked]
+    """Names of the controls on `optimizer` that keep this quantity of one of `weights`, or contradict who sets it."""
+    asked = Keeps("", frozenset([quantity]), frozenset(map(id, weights)))
+    return [held.control for held in _kept(optimizer) if _against(held, asked)]
 
 
 def check_beside(optimizer: Optimizer, new: Keeps) -> None:
-    """Raise a ValueError where a control on `optimizer` keeps already what `new` is about to keep."""
+    """Raise a ValueError where a control on `optimizer` keeps already what `new` is about to, or contradicts it."""
     for held in _kept(optimizer):
-        both = sorted(held.quantities & new.quantities)
-        if both and held.weights & new.weights:
+        if why := _against(held, new):
             msg = (
-                f"`optimizer` must have no {held.control} on weights that a new {new.control} is given: both set their "
-                f"{' and '.join(both)}; close the one there (`.close()`), or give them different weights"
+                f"`optimizer` must have no {held.control} on weights that a new {new.control} is given: {why}; close "
+                "the one there (`.close()`), or give them different weights"
             )
             raise ValueError(msg)
+
+
+def _against(held: Keeps, new: Keeps) -> str:
+    """Why two controls cannot stand on the same weights; "" where they can."""
+    if not held.weights & new.weights:
+        return ""
+    if both := sorted(held.quantities & new.quantities):
+        return f"both set their {' and '.join(both)}"
+    for one, other in ((held, new), (new, held)):
+        if "step" in one.quantities and (vain := [why for name, why in _VAIN.items() if name in other.quantities]):
+            return " and ".join(vain)
+    return ""
 
 
 def _kept(optimizer: Optimizer) -> list[Keeps]:

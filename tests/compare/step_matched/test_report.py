@@ -11,5 +11,5 @@ def test_it_names_them_with_the_lengths_they_took() -> None:
     assert report.unmatched == {"b": 0.7}
     assert str(report).splitlines() == [
         "5 steps, l2 matched on 2 blocks",
-        "  b: 2 steps kept as taken; the last one wanted 0.1, took 0.7",
+        "  b: 2 steps not matched; the latest one wanted 0.1, took 0.7",
     ]

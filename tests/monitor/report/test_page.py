@@ -9,10 +9,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from truestep._page import script_json
 from truestep.monitor import _schema
 from truestep.monitor._run import load_run
 from truestep.monitor.report import write_report
-from truestep.monitor.report._page import render, script_json, titles
+from truestep.monitor.report._page import render, titles
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 NOW = 1_700_000_100.0

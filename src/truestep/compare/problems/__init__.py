@@ -23,6 +23,7 @@ from truestep.compare.problems._files import (
     read_npz_data,
     read_text,
 )
+from truestep.compare.problems._folder import read_folder, read_folder_data
 from truestep.compare.problems._functions import (
     beale,
     beale_at,
@@ -84,6 +85,8 @@ __all__ = [
     "read_cifar_data",
     "read_diabetes",
     "read_digits",
+    "read_folder",
+    "read_folder_data",
     "read_idx",
     "read_idx_data",
     "read_npz",

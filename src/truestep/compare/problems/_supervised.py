@@ -40,10 +40,22 @@ def minibatches(data: Data, batch_size: int, seed: int) -> Iterator[Data]:
 
 def _epochs(data: Data, batch_size: int, generator: torch.Generator) -> Iterator[Data]:
     """A generator of its own, so that `minibatches` refuses at once and not at the first batch."""
-    while True:
-        order = torch.randperm(len(data[0]), generator=generator)
-        for index in order[: len(order) // batch_size * batch_size].view(-1, batch_size):
+    for epoch in epoch_orders(len(data[0]), batch_size, generator):
+        for index in epoch:
             yield tuple(x[index.to(x.device)] for x in data)
+
+
+def epoch_orders(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """For each epoch without end, the samples of its batches by number, [batches, batch_size].
+
+    Example:
+        >>> import torch
+        >>> next(epoch_orders(5, 2, torch.Generator().manual_seed(0))).shape
+        torch.Size([2, 2])
+    """
+    while True:
+        order = torch.randperm(count, generator=generator)
+        yield order[: count // batch_size * batch_size].view(-1, batch_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,12 +45,16 @@ class Blocks:
         if self.scope == "group":
             return tuple(f"group {group}" for group in dict.fromkeys(self.groups))
         names: list[str] = []
-        for x, group, place, rows in zip(self.params, self.groups, self.places, self.rows, strict=True):
-            given = groups[group].get("param_names")
-            name = f"group {group}, tensor {place}" if given is None else given[place]
+        for number, (x, given, rows) in enumerate(zip(self.params, self.given(groups), self.rows, strict=True)):
+            name = f"group {self.groups[number]}, tensor {self.places[number]}" if given is None else given
             units = self.scope == "unit" and x.dim() > 1
             names += [f"{name}[{row}]" for row in range(rows)] if units else [name]
         return tuple(names)
+
+    def given(self, groups: Sequence[dict[str, Any]]) -> list[str | None]:
+        """The name that each weight was given with, None where the optimizer was built of bare parameters."""
+        names = [groups[group].get("param_names") for group in self.groups]
+        return [None if name is None else name[place] for name, place in zip(names, self.places, strict=True)]
 
     def of_weights(self, column: Float64[Tensor, " blocks"]) -> tuple[Float64[Tensor, " rows"], ...]:
         """The value of each block at its rows, weight by weight."""

@@ -10,16 +10,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class MatchReport:
-    """The latest step, block by block, and how often blocks kept the step that they took.
+    """The latest step, block by block, and how often blocks were left unmatched.
 
     Args:
         steps: Steps so far, skipped ones not counted.
         norm: What is called a length.
         names: Blocks: "all", "group 0", a weight's name, a unit "fc.weight[3]".
         wanted: Length that was asked of the latest step; nan before the first.
-        took: Length that it has: the wanted, or the optimizer's own where `kept`.
+        took: Length that it has: the wanted, or another where `kept`.
         kept: Whether the block kept the step that the optimizer took: it did not move, its angle cannot be reached,
-            or its step is not finite.
+            or its step is not finite. Of the norm "function" also whether the step is the nearest that was found, more
+            than 1e-5 (or what the outputs' digits allow) off the wanted length.
         kept_steps: Number of such steps so far.
     """
 
@@ -33,7 +34,7 @@ class MatchReport:
 
     @property
     def unmatched(self) -> dict[str, float]:
-        """Length that each block took which kept its own step."""
+        """Length that each block took which has not the wanted one."""
         rows = zip(self.names, self.took.tolist(), self.kept.tolist(), strict=True)
         return {name: took for name, took, kept in rows if kept}
 
@@ -44,6 +45,6 @@ class MatchReport:
         for name, times, wanted, took in rows:
             if times:
                 lines.append(
-                    f"  {name}: {times} steps kept as taken; the last one wanted {wanted:.3g}, took {took:.3g}"
+                    f"  {name}: {times} steps not matched; the latest one wanted {wanted:.3g}, took {took:.3g}"
                 )
         return "\n".join(lines)

@@ -9,13 +9,17 @@ from typing import Any
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from torch.optim import Optimizer
+
+from truestep.compare.step_matched._replay import Replay
 
 Count = int | Tensor  # of steps so far; a tensor where only the device knows which were skipped
 Number = int | float | Tensor
-Length = Number | Sequence[Number] | Callable[[Any], Number]
+Schedule = Number | Sequence[Number] | Callable[[Any], Number]
+Length = Schedule | Optimizer | Replay
 
 
-def length_at(length: Length, step: Count, norm: str) -> float | Float64[Tensor, "*blocks"]:
+def length_at(length: Schedule, step: Count, norm: str) -> float | Float64[Tensor, "*blocks"]:
     """The length wanted of the step of this number, from 0 on: a number for all blocks, or a tensor of one for each.
 
     A `step` that only the device knows reaches a callable in float64, as exact as a number's arithmetic.

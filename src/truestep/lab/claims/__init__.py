@@ -4,6 +4,10 @@ from typing import Final
 
 from truestep.lab._claim import Claim
 from truestep.lab.claims import (
+    adabelief_digits,
+    adabelief_growth,
+    adabelief_speed,
+    adabelief_video,
     averaging_within_a_run,
     bad_samples,
     bn_before_activation,
@@ -38,9 +42,11 @@ from truestep.lab.claims import (
     orthogonal_gradient,
     outlier_directions,
     output_layer_late,
+    papers_optimizers,
     per_sample_unit_loss,
     per_task_unit_loss,
     progress_signals,
+    sign_step_constant,
     small_lr_generalizes,
     standardized_updates,
     statistics_path,
@@ -53,6 +59,7 @@ from truestep.lab.claims import (
     unit_invariance,
     unit_loss_accumulation,
     unit_loss_norm,
+    unit_loss_optimizers,
     unit_loss_reduction,
     unit_loss_schedule,
     vanishing_disagreement,
@@ -115,4 +122,11 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     intrinsic_lr_rescaling.CLAIM,
     mixing_in_function_space.CLAIM,
     vanishing_disagreement.CLAIM,
+    sign_step_constant.CLAIM,
+    adabelief_speed.CLAIM,
+    adabelief_growth.CLAIM,
+    adabelief_video.CLAIM,
+    adabelief_digits.CLAIM,
+    papers_optimizers.CLAIM,
+    unit_loss_optimizers.CLAIM,
 )

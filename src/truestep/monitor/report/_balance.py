@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import isfinite, nan
 from typing import Any, Final
 
+from truestep._page import INK, Figure, axis_of, loss_axis, steps_layout, trace_of
 from truestep.monitor._balance import THERE
-from truestep.monitor.report._axes import loss_axis
-from truestep.monitor.report._figures import INK, LAYERS, Figure, axis_of, steps_layout, trace_of
+from truestep.monitor.report._figures import LAYERS
 from truestep.monitor.report._record import Record
 
 Numbers = tuple[float, ...]

@@ -9,22 +9,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, log10
-from typing import Any, Final
+from typing import Final
 
-from truestep.monitor.report._arrays import integers, numbers
-from truestep.monitor.report._axes import Axes, loss_axis
-from truestep.monitor.report._names import plain, short
+from truestep._page import (
+    COLOURS,
+    INK,
+    Figure,
+    axis_of,
+    faint,
+    integers,
+    loss_axis,
+    numbers,
+    steps_layout,
+    trace_of,
+)
+from truestep.monitor.report._axes import Axes
 from truestep.monitor.report._queries import Losses, Taken, joined
 
-Figure = dict[str, Any]
 Bins = Mapping[int, Taken]
 
-LAYERS: Final = (
-    *("#3b82d6", "#e8833a", "#2fa36b", "#d1495b", "#8f6bd1", "#b08400"),
-    *("#d45fa8", "#1fa3b5", "#8a8f98", "#7ea52c", "#a0674b", "#5b6ee0"),
-)
+LAYERS: Final = COLOURS
 RUNS: Final = ("#64748b", "#e11d48", "#0d9488", "#ca8a04", "#7c3aed", "#0284c7", "#65a30d", "#db2777")
-INK: Final = "ink"
 MRAD: Final = "%{y:.4~g} mrad"
 
 
@@ -108,7 +113,7 @@ def loss(lines: Sequence[tuple[str, str, Losses]], axes: Axes) -> Figure:
     for label, colour, line in lines:
         band = {"x": integers(line.at), "mode": "lines", "type": "scatter", "hoverinfo": "skip", "line": {"width": 0}}
         data.append(band | {"y": numbers(line.least), "connectgaps": True})
-        fill = {"fill": "tonexty", "fillcolor": _faint(colour), "connectgaps": True}
+        fill = {"fill": "tonexty", "fillcolor": faint(colour), "connectgaps": True}
         data.append(band | {"y": numbers(line.greatest)} | fill)
         mean = trace_of(label, line.at, line.mean, "loss %{y:.4~g}")
         data.append(mean | {"line": {"color": colour, "width": 1.8}})
@@ -123,20 +128,6 @@ def _layer(layer: Layer, read: Callable[[Taken], float], hover: str) -> Figure:
     taken = [layer.bins[number] for number in sorted(layer.bins)]
     trace = trace_of(layer.name, [t.at for t in taken], [read(t) for t in taken], hover)
     return trace | {"meta": layer.place, "line": {"color": layer.colour, "width": 1.6}}
-
-
-def trace_of(name: str, x: Sequence[float], y: Sequence[float], hover: str) -> Figure:
-    mode = "lines+markers" if len(x) <= 12 else "lines"  # one point alone draws no line
-    named = f"{plain(short(name))}: {hover}<extra></extra>"
-    return {
-        "type": "scatter",
-        "mode": mode,
-        "name": plain(name),
-        "marker": {"size": 5},
-        "x": integers(x),
-        "y": numbers(y),
-        "hovertemplate": named,
-    }
 
 
 def _targets(layers: Sequence[Layer]) -> tuple[list[Figure], list[Figure]]:
@@ -176,28 +167,3 @@ def _target_label(taken: Taken) -> Figure:
 
 def layout_of(axes: Axes, *, height: int, hovermode: str = "x unified") -> Figure:
     return steps_layout(axes.steps, height=height, hovermode=hovermode)
-
-
-def steps_layout(of: tuple[float, float], *, height: int, hovermode: str = "x unified") -> Figure:
-    steps: Figure = {"title": {"text": "step"}, "zeroline": False, "tickformat": ",d", "range": list(of)}
-    if of[1] < 6:
-        steps["dtick"] = 1
-    return {
-        "height": height,
-        "hovermode": hovermode,
-        "hoverdistance": -1,  # tells the nearest step also where there are few
-        "showlegend": False,
-        "margin": {"l": 62, "r": 14, "t": 22, "b": 42},
-        "xaxis": steps,
-        "hoverlabel": {"align": "left"},
-    }
-
-
-def axis_of(title: str, domain: list[float] | None, axis: Figure, **more: Any) -> Figure:
-    placed = {} if domain is None else {"domain": domain}
-    return {"title": {"text": title}, "zeroline": False} | axis | placed | more
-
-
-def _faint(colour: str) -> str:
-    r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({r},{g},{b},0.22)"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import log10, nan
 
-from truestep.monitor.report._arrays import matrix, numbers
-from truestep.monitor.report._axes import Axes, log_ticks
-from truestep.monitor.report._figures import Figure, Layer, layout_of
-from truestep.monitor.report._names import plain, short
+from truestep._page import Figure, log_ticks, matrix, numbers, plain, short
+from truestep.monitor.report._axes import Axes
+from truestep.monitor.report._figures import Layer, layout_of
 
 
 def heat_map(layers: Sequence[Layer], axes: Axes) -> Figure:

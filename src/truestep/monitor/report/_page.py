@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from math import isfinite
 from pathlib import Path
-from typing import Any, Final
 
+from truestep._page import Figure, html_page, number_words, short, write_page
 from truestep.monitor._schema import FILE
 from truestep.monitor.report import _balance, _facts, _figures, _shift
 from truestep.monitor.report._axes import axes_for
-from truestep.monitor.report._figures import LAYERS, RUNS, Figure, Layer, coarser
+from truestep.monitor.report._figures import LAYERS, RUNS, Layer, coarser
 from truestep.monitor.report._heat import heat_map
-from truestep.monitor.report._names import short
 from truestep.monitor.report._record import Record, blocks, choose_names
 from truestep.monitor.report._view import Limits, View, factor, read
-
-_INSTALL: Final = "a report needs plotly and jinja2: pip install 'truestep[report]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +47,11 @@ def write_report(runs: Sequence[Record], path: str | Path) -> Path:
         msg = "`runs` must hold at least one run, found none; pass for example [load_run(run_dir)]"
         raise ValueError(msg)
     page = render(runs, time.time())
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(target.name + ".part")
-    draft.write_text(page, encoding="utf-8", newline="\n")
-    return draft.replace(target)
+    return write_page(path, page)
 
 
 def render(runs: Sequence[Record], now: float) -> str:
     """The page as text, as seen at unix time `now`."""
-    template, plotly = _libraries()
     found = [blocks(run) for run in runs]
     places = {name: place for place, name in enumerate(choose_names(found, len(LAYERS)))}
     limits = Limits.of(len(runs))
@@ -73,8 +61,10 @@ def render(runs: Sequence[Record], now: float) -> str:
     ]
     figures = draw(views, places)
     shifted = _shift.layers_to_draw([view.shift for view in views], places)
-    scripts = [text.replace("\r\n", "\n") for text in (plotly, _file("page.js"))]
-    return template.render(
+    return html_page(
+        files("truestep.monitor.report").joinpath("template.html.j2").read_text(encoding="utf-8"),
+        "a report",
+        figures,
         views=views,
         panels=_panels(views, figures),
         differing=list(_facts.differences([view.settings for view in views]).items()),
@@ -90,10 +80,6 @@ def render(runs: Sequence[Record], now: float) -> str:
         factor=factor,
         short=short,
         number=number_words,
-        style=_file("page.css"),
-        scripts=scripts,
-        hashes=[_hash(text) for text in scripts],
-        figures=script_json(figures),
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now)),
     )
 
@@ -142,22 +128,6 @@ def _directory(where: str) -> str:
     return path.resolve().parent.name if path.name == FILE else path.name
 
 
-def script_json(value: Any) -> str:
-    """JSON that can stand inside a script element: no character of it can end the element or open a comment."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def number_words(value: float, scale: float = 1.0) -> str:
-    """A number to three digits, a dash for nan.
-
-    Example:
-        >>> number_words(0.0226, 1e3), number_words(float("nan"))
-        ('22.6', '–')
-    """
-    return f"{value * scale:.3g}" if isfinite(value) else "–"
-
-
 def _layers(views: Sequence[View]) -> tuple[list[Layer], list[Layer]]:
     return [layer for view in views for layer in view.lines], [layer for view in views for layer in view.heat]
 
@@ -171,23 +141,3 @@ def _panels(views: Sequence[View], figures: Mapping[str, Figure]) -> dict[str, l
         panel = Panel(views[place].title, RUNS[place % len(RUNS)], id_, figure["layout"]["height"])
         panels.setdefault(kind, []).append(panel)
     return panels
-
-
-def _libraries() -> tuple[Any, str]:
-    """The page's template and plotly's script."""
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise ImportError(_INSTALL) from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_file("template.html.j2")), get_plotlyjs()
-
-
-def _file(name: str) -> str:
-    return files("truestep.monitor.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    """The script's name in the page's content security policy: no other script may run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import isfinite, isinf, nan
 from typing import Any, Final
 
+from truestep._page import Figure, axis_of, log_axis, steps_layout, trace_of
 from truestep.monitor._schema import OF_SHIFT
 from truestep.monitor._shift import THERE
-from truestep.monitor.report._axes import log_axis
-from truestep.monitor.report._figures import LAYERS, Figure, axis_of, steps_layout, trace_of
+from truestep.monitor.report._figures import LAYERS
 from truestep.monitor.report._record import Record
 
 Numbers = tuple[float, ...]

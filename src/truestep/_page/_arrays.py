@@ -13,7 +13,7 @@ Packed = dict[str, str]
 _LARGEST = 3.4e38  # of float32
 
 
-def numbers(values: Sequence[float]) -> Packed:
+def numbers(values: Sequence[float | int]) -> Packed:
     """Float32 numbers; what is no finite number becomes nan, a gap in a figure."""
     return _packed("f4", array("f", [v if isfinite(v) and abs(v) < _LARGEST else nan for v in values]))
 

@@ -15,7 +15,7 @@
     layout.font = {family: tone("--sans"), size: 12, color: tone("--text")};
     layout.hoverlabel = {align: "left", bgcolor: tone("--card"), bordercolor: tone("--rule"), font: {color: tone("--text")}};
     layout.modebar = {bgcolor: "rgba(0,0,0,0)", color: tone("--soft"), activecolor: tone("--text")};
-    layout.xaxis.unifiedhovertitle = {text: "step %{x:,d}"};
+    layout.xaxis.unifiedhovertitle ??= {text: "step %{x:,d}"};
     for (const key of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
       const axis = layout[key];
       axis.gridcolor = tone("--grid");

@@ -1,0 +1,179 @@
+"""The speed test of real trainings, small ones; those of full size are in benchmarks/bench_speed_test.py."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim import SGD, Adam, RMSprop
+
+from truestep.compare import AdaBelief, Lion
+from truestep.compare.problems import (
+    cross_entropy_loss,
+    digits_mlp,
+    noisy_quadratic,
+    quadratic,
+    read_digits,
+    supervised,
+)
+from truestep.compare.problems._digits import HELD_OUT, build_mlp
+from truestep.compare.speed import speed_test
+from truestep.compare.speed._run import MULTIPLIERS, checked_multipliers, largest_lag, path_trial
+from truestep.compare.sweep import Sweep
+
+AROUND_TEN = tuple(10 ** (k / 4) for k in range(3, 6))  # 5.6 to 18
+
+
+def test_adam_at_ten_times_its_lr_is_adam_sped_up_ten_times() -> None:
+    slow, fast = partial(Adam, lr=3e-4), partial(Adam, lr=3e-3)
+    test = speed_test(
+        digits_mlp(), slow, fast, seeds=3, steps=60, points=6, margin=0.1, multipliers=AROUND_TEN, path=False
+    )
+    assert test.verdict == "SPED-UP"
+    assert test.multiplier == pytest.approx(10, rel=0.05)
+    assert test.residual_at_one > 0.3
+    assert test.sentence.startswith("Adam at lr 0.003 is Adam at lr 0.0")
+    assert test.losses_a.shape == (4, 3, 6)
+    assert not test.losses_b.equal(test.losses_b_again)  # other orders of the data
+    assert not test.losses_b.equal(test.losses_a[2])
+
+
+def test_momentum_is_ten_times_the_lr_nine_steps_later() -> None:
+    plain, momentum = partial(SGD, lr=1e-4), partial(SGD, lr=1e-4, momentum=0.9)
+    run = partial(speed_test, noisy_quadratic(), seeds=2, steps=120, multipliers=AROUND_TEN, path=False)
+    with Sweep(workers=0) as sweep:  # the second test has the trainings of the first
+        test, without = (run(plain, momentum, lag=lag, sweep=sweep) for lag in (True, False))
+    assert test.multiplier == pytest.approx(10, rel=0.04)
+    assert 7 <= test.lag <= 10
+    assert without.residual > 2 * test.residual
+    assert (without.lag, without.largest_lag) == (0.0, 0.0)
+
+
+def test_momentum_against_ten_times_the_lr_is_nine_steps_ahead() -> None:
+    plain, momentum = partial(SGD, lr=1e-3), partial(SGD, lr=1e-4, momentum=0.9)
+    test = speed_test(noisy_quadratic(), momentum, plain, seeds=2, steps=120, multipliers=(0.5, 2), path=False)
+    assert test.multiplier == pytest.approx(1, rel=0.04)
+    assert -10 <= test.lag <= -7
+
+
+def test_an_optimizer_that_is_no_other_sped_up_is_different() -> None:
+    a, b = partial(Adam, lr=1e-3), partial(RMSprop, lr=1e-3)
+    test = speed_test(digits_mlp(), a, b, seeds=3, steps=90, points=9, multipliers=(0.5, 2, 4), path=False)
+    assert test.verdict == "DIFFERENT"
+
+
+def test_without_noise_the_same_lr_is_the_same_and_its_path_too() -> None:
+    sgd = partial(SGD, lr=1e-3)
+    test = speed_test(quadratic(spread=0), sgd, sgd, seeds=2, steps=20, points=5, multipliers=(0.5, 2))
+    assert test.verdict == "SAME"
+    assert max(test.floor, test.residual_at_one) < 1e-12  # stacks of another size round otherwise
+    assert test.multiplier == pytest.approx(1, rel=1e-3)
+    assert test.path is not None
+    assert (test.path.distance_at_one, test.path.floor) == pytest.approx((0, 0), abs=1e-6)
+
+
+def test_a_grid_that_ends_too_early_is_unbounded() -> None:
+    slow, fast = partial(SGD, lr=1e-4), partial(SGD, lr=1e-3)
+    test = speed_test(noisy_quadratic(), slow, fast, seeds=2, steps=40, points=5, multipliers=(2, 4), path=False)
+    assert (test.verdict, test.multiplier) == ("UNBOUNDED", pytest.approx(4))
+
+
+def test_a_store_keeps_the_trials_and_changes_no_number(tmp_path: Path) -> None:
+    a, b = partial(Adam, lr=1e-3), partial(AdaBelief, lr=1e-3)
+    run = partial(speed_test, noisy_quadratic(), a, b, seeds=2, steps=8, points=4, multipliers=(0.5, 2, 4, 8))
+    here = run()
+    with Sweep(tmp_path / "speed.db", workers=0) as sweep:
+        there = run(sweep=sweep)
+        kept = len(sweep.results())
+        run(sweep=sweep)
+        assert kept == len(sweep.results()) == 4  # two stacks of A, one of B, one for the path
+    assert there.losses_a.equal(here.losses_a)
+    assert (there.multiplier, there.residual, there.path) == (here.multiplier, here.residual, here.path)
+
+
+def test_here_optimizers_need_no_importable_name() -> None:
+    slow, fast = (lambda p: SGD(p, lr=1e-4)), (lambda p: SGD(p, lr=2e-4))
+    test = speed_test(noisy_quadratic(), slow, fast, seeds=2, steps=9, points=3, multipliers=(1.5, 3), path=False)
+    assert test.multiplier == pytest.approx(2, rel=0.1)
+
+
+def test_the_path_at_the_multiplier_is_nearer_than_at_one() -> None:
+    found = path_trial(digits_mlp(), partial(SGD, lr=0.01), partial(SGD, lr=0.1), 2, 10.0, steps=30, points=6)
+    assert found["distance"] < 2 * found["floor"] < found["distance_at_one"]
+
+
+def test_a_path_trial_gives_plain_numbers() -> None:
+    sgd = partial(SGD, lr=1e-3)
+    found = path_trial(quadratic(), sgd, sgd, 2, 2.0, steps=10, points=5)
+    assert set(found) == {"distance_at_one", "distance", "floor"}
+    assert all(isinstance(value, float) for value in found.values())
+    diverged = path_trial(quadratic(), partial(SGD, lr=1e3), sgd, 2, 2.0, steps=40, points=5)
+    assert diverged["distance"] in ("nan", "inf")
+
+
+def test_the_grid_is_quarter_decades_with_a_one() -> None:
+    assert MULTIPLIERS[4] == 1.0
+    assert checked_multipliers(MULTIPLIERS) == MULTIPLIERS
+    assert (MULTIPLIERS[0], MULTIPLIERS[-1], len(MULTIPLIERS)) == (0.1, 100.0, 13)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "lag"),
+    [
+        (partial(SGD, lr=1.0), partial(SGD, lr=1.0, momentum=0.9), 9.0),
+        (partial(SGD, lr=1.0, momentum=0.75), partial(SGD, lr=1.0, momentum=0.5), -2.0),
+        (Adam, AdaBelief, 0.0),
+        (partial(SGD, lr=1.0, momentum=1.0), partial(SGD, lr=1.0), 0.0),
+    ],
+)
+def test_the_lag_ends_where_the_momenta_differ_no_more(a: partial[SGD], b: partial[SGD], lag: float) -> None:
+    assert largest_lag(a, b) == pytest.approx(lag)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seeds": 1}, "`seeds` must be at least 2 for an interval, found 1"),
+        ({"margin": 0.0}, "`margin` must be above 0, found 0"),
+        ({"multipliers": (1.0,)}, "`multipliers` must be one or more beside 1"),
+        ({"multipliers": (0.0, 2.0)}, "`multipliers` must be positive and finite"),
+        ({"steps": 0}, "`steps` must be at least 1"),
+    ],
+)
+def test_what_makes_no_test_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        speed_test(noisy_quadratic(), torch.optim.Adam, torch.optim.Adam, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("slow", "fast", "low", "high"),
+    [
+        (partial(Adam, lr=3e-4), partial(Adam, lr=3e-3), 9.5, 10.5),
+        (partial(Adam, lr=3.7e-4), partial(Adam, lr=3e-3), 7.8, 8.4),  # 8.108, between two knots
+        (partial(SGD, lr=0.0041), partial(SGD, lr=0.02), 4.8, 4.95),  # 4.878
+        (partial(Adam, lr=1e-3), partial(AdaBelief, lr=1e-3), 1.5, 1.75),
+    ],
+)
+def test_on_the_digits_what_is_sped_up_is_found_so(
+    slow: partial[Adam], fast: partial[Adam], low: float, high: float
+) -> None:
+    test = speed_test(digits_mlp(), slow, fast, path=False)
+    assert test.verdict == "SPED-UP"
+    assert low < test.multiplier < high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("b", [partial(SGD, lr=0.03, momentum=0.9), partial(RMSprop, lr=1e-3), partial(Lion, lr=1e-3)])
+def test_on_the_digits_these_are_not_adam_sped_up(b: partial[SGD]) -> None:
+    assert speed_test(digits_mlp(), partial(Adam, lr=1e-3), b, path=False).verdict == "DIFFERENT"
+
+
+@pytest.mark.slow
+def test_on_standardized_digits_momentum_is_ten_times_the_lr() -> None:
+    split = {"target": 0.1, "max_steps": 300, "held_out": HELD_OUT, "standardize": True}
+    digits = supervised("digits", read_digits, build_mlp, cross_entropy_loss, **split)
+    test = speed_test(digits, partial(SGD, lr=0.003), partial(SGD, lr=0.003, momentum=0.9), path=False)
+    assert test.verdict == "SPED-UP"
+    assert 9.7 < test.multiplier < 10.4
+    assert 7 <= test.lag <= 10
