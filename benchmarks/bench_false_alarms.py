@@ -5,8 +5,8 @@
 Writes benchmarks/results/false_alarms.json. Adam at lr .001 on the digits MLP; run i of each copy has the weights of
 seed i, the data come in orders of their own. Each resample draws 8 seeds of the pool, none twice, and asks of them:
 Student's interval of the paired differences of the mean log loss (does it exclude 0?), the percentile bootstrap of the
-same, and the speed test (does the multiplier's interval exclude 1, and what is the verdict?). The copies change places
-by the toss of a coin before the first two: the pool's own mean difference is not 0.
+same, and the speed test (does the multiplier's interval exclude 1, and what is the verdict?). For the first two, the
+copies of each seed change places by the toss of a coin: the pool's own mean difference is not 0.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
     torch.manual_seed(0)
     runs = pool(args.pool, args.steps)
     draws = torch.stack([torch.randperm(args.pool)[:SEEDS] for _ in range(args.resamples)])
-    coins = torch.randint(2, draws.shape[:1])[:, None].double() * 2 - 1
+    coins = torch.randint(2, draws.shape).double() * 2 - 1
     differences = coins * (runs.losses_b.log() - runs.losses_b_again.log()).mean(1)[draws]
     _, low, high = student_bounds(differences)
     ends = (differences @ resamples(SEEDS).T).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=1)

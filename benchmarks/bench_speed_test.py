@@ -4,6 +4,10 @@
 
 Writes benchmarks/results/speed_test.json. "standardized" are the digits with every pixel at mean 0 and variance 1; on
 the others SGD at lr .003 has hardly left the start after 300 steps. Without `--workers`, in this process, one thread.
+
+Momentum .9 is 10 times the lr only as lr goes to 0. At lr .003 it is 9.65 on the raw digits, 9.77 on the standardized;
+at lr .001, 900 steps and 4 seeds 9.86 and 9.90: what is missing shrinks in proportion to lr. Multipliers four times as
+dense, twice the points, or a lag that builds up as momentum does move none of them by more than .03.
 """
 
 from __future__ import annotations

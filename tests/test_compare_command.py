@@ -157,6 +157,9 @@ WRONG = {
     ("adam", "sgd", "--problem", "users_problem:broken"): "users_problem:broken raised KeyError: 'lost'",
     ("adam", "sgd", *FAST, "--seeds", "1"): "`seeds` must be at least 2",
     ("adam", "sgd", *FAST, "--store", "users_problem.py"): "users_problem.py",
+    ("adam", "sgd", "--steps", "0"): "`--steps` must be at least 1, found 0",
+    ("adam", "sgd", "--out", "users_problem.py/page.html"): "cannot be written to users_problem.py/page.html: ",
+    ("adam", "torch.optim:LBFGS"): "`torch.optim:LBFGS` cannot be compared",
     ("adam", "sgd", *FAST, "--workers", "-1"): "`workers` must be at least 0",
 }
 
@@ -169,6 +172,17 @@ def test_what_cannot_be_compared_is_one_line_and_exit_code_2(words: tuple[str, .
     assert line.startswith("truestep: ")
     assert WRONG[words] in line
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("missing", ["plotly.offline", "jinja2"])
+def test_a_missing_library_is_told_before_anything_is_run_and_json_needs_none(
+    missing: str, drivers: tuple[Driver, Driver, Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    result = compare("sgd", "adam")
+    assert (result.exit_code, drivers[0].calls) == (2, [])
+    assert "pip install 'truestep[report]'" in result.stderr
+    assert compare("sgd", "adam", "--json").exit_code == 0
 
 
 def test_a_stop_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,11 +99,15 @@ def compare(
         _list()
         return
     asked = _Asked(seeds, steps, margin, both, speed, store, workers)
+    page = out if as_json else out or PAGE
     try:
+        _check(asked, page)
         with _importable_here(), redirect_stdout(sys.stderr):  # what a user's code prints is no part of the answer
             found = _compared(optimizers or [], problem, asked)
-        _tell(found, out, as_json)
-    except (ValueError, ImportError, OSError, sqlite3.Error) as error:
+        _tell(found, page, as_json)
+    except sqlite3.Error as error:
+        _fail(f"the store {store} cannot be used: {error}; name another with --store", 2)
+    except (ValueError, ImportError, OSError) as error:
         _fail(str(error), 2)
     except RuntimeError as error:  # runs that failed, or workers that died; whatever finished is in the store
         _fail(str(error), 1)
@@ -122,6 +126,16 @@ class _Asked:
     speed: bool
     store: Path
     workers: int | None
+
+
+def _check(asked: _Asked, page: Path | None) -> None:
+    """Refuse at once what would fail only in a worker, or after minutes of runs."""
+    from truestep._page import check_page
+
+    if asked.steps is not None and asked.steps < 1:
+        raise UserError(f"`--steps` must be at least 1, found {asked.steps}")
+    if page is not None:
+        check_page(page, "a comparison's page")
 
 
 def _compared(optimizers: list[str], problem_text: str, asked: _Asked) -> dict[str, Any]:
@@ -203,17 +217,17 @@ def _importable_here() -> Generator[None, None, None]:
         sys.path.remove(here)
 
 
-def _tell(found: dict[str, Any], out: Path | None, as_json: bool) -> None:
+def _tell(found: dict[str, Any], page: Path | None, as_json: bool) -> None:
     from truestep.compare.report import print_comparison, write_comparison
     from truestep.compare.report._plain import as_dict
 
     if as_json:
         typer.echo(json.dumps(as_dict(**found), allow_nan=False))
-        if out is not None:
-            write_comparison(out, **found)
-        return
-    print_comparison(Console(highlight=False), **found)
-    typer.echo(write_comparison(out or PAGE, **found))
+    else:
+        print_comparison(Console(highlight=False), **found)
+    if page is not None:
+        written = write_comparison(page, **found)
+        typer.echo(written, err=as_json)
 
 
 def _list() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from truestep._page import html_page, number_words, script_json, write_page
+from truestep._page import check_page, html_page, number_words, script_json, write_page
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 TEMPLATE = "{{ name }}|{{ figures | safe }}|{{ hashes | join(' ') | safe }}|{{ scripts[1] | safe }}"
@@ -38,6 +38,19 @@ def test_a_page_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_page_that_could_not_be_written_is_refused_before_the_work_and_nothing_is_left(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ValueError, match="which is a directory: name a file in it"):
+        check_page(tmp_path, "a page")
+    with pytest.raises(ValueError, match=r"a page cannot be written to .*page.html: .*; name another file"):
+        check_page(tmp_path / "file" / "page.html", "a page")
+    check_page(tmp_path / "new" / "page.html", "a page")
+    check_page(tmp_path / "file", "a page")
+    assert (tmp_path / "file").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "new"]
+
+
 def test_a_number_has_three_digits_and_what_is_none_a_dash() -> None:
     assert [number_words(value) for value in (0.12345, float("nan"), float("inf"))] == ["0.123", "–", "–"]
 
@@ -47,3 +60,5 @@ def test_a_missing_library_is_named_with_who_needs_it(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=re.escape("a page needs plotly and jinja2: pip install 'truestep[report]'")):
         html_page("", "a page", {})
+    with pytest.raises(ImportError, match=re.escape("a page needs plotly and jinja2: pip install 'truestep[report]'")):
+        check_page("page.html", "a page")

@@ -32,7 +32,10 @@ STOPPED = {
     "SophiaH": "does not require grad",
     "SpectralSphere": "only supports 2D parameters",
 }
-CLOSURE = {"AliG"}  # evaluates its closure where autograd is off
+CLOSURE = {
+    "AliG",  # evaluates its closure where autograd is off
+    "LBFGS",  # torch's
+}
 NAMES = sorted({load_optimizer(name).__name__ for name in get_supported_optimizers()} - CLOSURE)
 PROBLEM = breast_cancer()
 START = PROBLEM.probe_loss(PROBLEM.build(0))
@@ -71,6 +74,12 @@ def test_one_that_weights_alone_do_not_make_is_refused_in_one_line(name: str) ->
 def test_one_that_needs_another_training_loop_says_so_itself(name: str) -> None:
     with pytest.raises((RuntimeError, ValueError), match=STOPPED[name]):
         trial(name)()
+
+
+@pytest.mark.parametrize("name", ["LBFGS", "lbfgs"])
+def test_lbfgs_is_refused_as_torch_s_is(name: str) -> None:
+    with pytest.raises(ValueError, match=f"`po:{name}` cannot be compared: its curvature pairs assume its own step"):
+        parse_optimizer(f"po:{name}")
 
 
 def test_these_are_all() -> None:

@@ -1,6 +1,7 @@
 """A real Ray cluster of two nodes on this machine, one of them killed while a sweep runs.
 
-`python -m tests.integrations.ray_cluster FOLDER` writes what it saw to `FOLDER/seen.json`.
+`python -m tests.integrations.ray_cluster FOLDER` writes what it saw to `FOLDER/seen.json`; with `local` behind it, what
+a Ray of the executor's own does, which starts and stops for ten seconds.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from truestep.compare.sweep import Sweep
 from truestep.integrations.ray import RayExecutor
 
 TRIALS = 16
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
 def on_two_nodes(cluster: Any, folder: Path) -> dict[str, Any]:
     """A sweep that connects to the cluster itself, and loses a node at work."""
-    node = cluster.add_node(num_cpus=1)
+    node = cluster.add_node(**NODE)
     folder.mkdir()
     killer = Thread(target=kill_at_work, args=(cluster, node, folder), daemon=True)
     killer.start()
@@ -98,7 +100,7 @@ def main(folder: Path) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
     try:
         seen = on_two_nodes(cluster, folder / "trials") | {"left": ray.is_initialized()}
         ray.init(cluster.address, log_to_driver=False)
@@ -107,11 +109,16 @@ def main(folder: Path) -> None:
     finally:
         ray.shutdown()
         cluster.shutdown()
-    with RayExecutor("local") as executor:
-        seen["local"] = [executor.submit(pow, 2, 5).result(timeout=60), ray.is_initialized()]
-    seen["local"].append(ray.is_initialized())
     (folder / "seen.json").write_text(json.dumps(seen))
 
 
+def local(folder: Path) -> None:
+    import ray
+
+    with RayExecutor("local") as executor:
+        seen = [executor.submit(pow, 2, 5).result(timeout=60), ray.is_initialized()]
+    (folder / "seen.json").write_text(json.dumps([*seen, ray.is_initialized()]))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (local if "local" in sys.argv else main)(Path(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,8 +56,44 @@ def test_after_shutdown_nothing_is_open_and_nothing_goes_in(seen: dict[str, Any]
 def test_a_ray_started_here_goes_with_the_executor_and_any_other_stays(seen: dict[str, Any]) -> None:
     assert not seen["left"]
     assert seen["there still"]
-    assert seen["local"] == [32, True, False]
     assert seen["address"] == "`address` must be None where Ray runs already in this process, found 'auto'"
+
+
+@pytest.mark.slow
+def test_a_ray_of_this_machine_s_own_starts_and_stops(tmp_path: Path) -> None:
+    done = forked.run("-m", "tests.integrations.ray_cluster", tmp_path, "local", warn="error")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads((tmp_path / "seen.json").read_text()) == [32, True, False]
+
+
+class Stub:
+    """As much of Ray as starts and stops."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def is_initialized(self) -> bool:
+        return bool(self.told) and self.told[-1] != "shutdown"
+
+    def init(self, *address: Any, **settings: Any) -> None:
+        self.told += [*address, settings]
+
+    def shutdown(self) -> None:
+        self.told.append("shutdown")
+
+    def remote(self, **settings: Any) -> Any:
+        return lambda call: settings
+
+
+def test_a_ray_is_started_at_the_address_quietly_and_shut_down_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = Stub()
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    with RayExecutor("local"):
+        with RayExecutor():  # of what runs already
+            pass
+        assert stub.is_initialized()
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    assert stub.told == ["local", quiet, "shutdown"]
 
 
 def test_without_ray_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

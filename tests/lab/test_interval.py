@@ -18,7 +18,7 @@ def test_equal_values_leave_no_width() -> None:
 
 
 def test_one_seed_has_no_interval() -> None:
-    with pytest.raises(ValueError, match="at least two seeds"):
+    with pytest.raises(ValueError, match="at least 2 for an interval, found 1"):
         t_interval([1.0])
 
 

@@ -2,7 +2,7 @@
 
 from truestep._page._arrays import integers, matrix, numbers
 from truestep._page._axes import Axis, log_axis, log_ticks, loss_axis, lr_axis
-from truestep._page._html import html_page, number_words, script_json, write_page
+from truestep._page._html import check_page, html_page, number_words, script_json, write_page
 from truestep._page._names import plain, short
 from truestep._page._parts import COLOURS, INK, Figure, axis_of, faint, steps_layout, trace_of
 
@@ -12,6 +12,7 @@ __all__ = [
     "Axis",
     "Figure",
     "axis_of",
+    "check_page",
     "faint",
     "html_page",
     "integers",

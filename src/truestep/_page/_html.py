@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from importlib.resources import files
 from math import isfinite
 from pathlib import Path
@@ -26,12 +27,9 @@ def html_page(template: str, who: str, figures: Mapping[str, Figure], **values: 
     Raises:
         ImportError: If plotly or jinja2 is missing.
     """
-    try:
+    with _libraries(who):
         from jinja2 import Environment, StrictUndefined
         from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        msg = f"{who} needs plotly and jinja2: pip install 'truestep[report]'"
-        raise ImportError(msg, name=error.name) from error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     scripts = [text.replace("\r\n", "\n") for text in (get_plotlyjs(), _file("page.js"))]
     return environment.from_string(template).render(
@@ -47,9 +45,43 @@ def write_page(path: str | Path, text: str) -> Path:
     """Write the page as a whole: who reads it meanwhile sees the old one or the new one."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(target.name + ".part")
+    draft = _draft(target)
     draft.write_text(text, encoding="utf-8", newline="\n")
     return draft.replace(target)
+
+
+def check_page(path: str | Path, who: str) -> None:
+    """Refuse a page that could not be written, before the long work that it is to show.
+
+    Raises:
+        ImportError: If plotly or jinja2 is missing.
+        ValueError: If there is no writing at `path`.
+    """
+    with _libraries(who):
+        import jinja2  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        import plotly.offline  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    target = Path(path)
+    if target.is_dir():
+        raise ValueError(f"{who} cannot be written to {target}, which is a directory: name a file in it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _draft(target).touch()
+        _draft(target).unlink()
+    except OSError as error:
+        raise ValueError(f"{who} cannot be written to {target}: {error.strerror}; name another file") from error
+
+
+def _draft(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
+
+
+@contextmanager
+def _libraries(who: str) -> Generator[None, None, None]:
+    try:
+        yield
+    except ImportError as error:
+        msg = f"{who} needs plotly and jinja2: pip install 'truestep[report]'"
+        raise ImportError(msg, name=error.name) from error
 
 
 def script_json(value: Any) -> str:

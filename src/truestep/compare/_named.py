@@ -169,11 +169,11 @@ def _settings(text: str | None, label: str, function: Callable[..., Any]) -> dic
         call = ast.parse(f"dict({text})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or not call.keywords:
             raise ValueError(wrong)
-        given = {one.arg: ast.literal_eval(one.value) for one in call.keywords if one.arg}
-        if len(given) < len(call.keywords):  # one stood twice, or was no name
-            raise ValueError(wrong)
-    except (SyntaxError, ValueError) as error:
+        given = {one.arg: _value(one.value, label, one.arg) for one in call.keywords if one.arg}
+    except SyntaxError as error:
         raise ValueError(wrong) from error
+    if len(given) < len(call.keywords):  # one stood twice, or was no name
+        raise ValueError(wrong)
     taken = inspect.signature(function).parameters
     open_ended = any(one.kind is one.VAR_KEYWORD for one in taken.values())
     for name in given:
@@ -182,6 +182,15 @@ def _settings(text: str | None, label: str, function: Callable[..., Any]) -> dic
             named = f"is it `{near[0]}`?" if near else f"it takes {', '.join(n for n in taken if n != 'params')}"
             raise ValueError(f"`{label}`: {function.__name__} has no setting `{name}`; {named}")
     return given
+
+
+def _value(node: ast.expr, label: str, name: str) -> Any:
+    """A number, string, tuple, True, False or None; nothing is run."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        found = ast.unparse(node)
+        raise ValueError(f"`{label}`: `{name}` must be a number or another value of Python's, found {found}") from error
 
 
 def _default_lr(function: Callable[..., Any]) -> float | None:
@@ -199,6 +208,8 @@ def _check_built(factory: partial[Any], label: str) -> None:
         raise ValueError(f"`{label}` cannot be built: {type(cause).__name__}: {cause}") from error
     if not isinstance(built, Optimizer):
         raise ValueError(f"`{label}` must make a torch optimizer from parameters, found {type(built).__name__}")
+    if any(made.__name__.lower() == "lbfgs" for made in type(built).mro()):  # whatever module it was named by
+        raise ValueError(f"`{label}` cannot be compared: {REFUSED['lbfgs']}")
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Final
 
-from truestep.core._extra import lab_extra
+from truestep.compare.statistics import LEVEL, t_quantile
 
-LEVEL: Final = 0.95
+__all__ = ["LEVEL", "Interval", "t_interval"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +41,12 @@ def t_interval(values: Sequence[float]) -> Interval:
 
     Raises:
         ValueError: If there are fewer than two values.
+        ImportError: If scipy is not installed.
 
     Example:
         >>> print(t_interval([1.0, 2.0, 3.0]))
         2 [-0.484, 4.48]
     """
-    if len(values) < 2:
-        raise ValueError(f"`values` needs at least two seeds for an interval. Found {len(values)}.")
-    with lab_extra("the lab"):
-        from scipy.special import stdtrit
-    mean = fmean(values)
-    half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * stdev(values) / math.sqrt(len(values))
+    quantile, mean = t_quantile(len(values)), fmean(values)
+    half = quantile * stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)

@@ -92,15 +92,15 @@ SOLVED = {
     "beale": (3e-2, 400),
     "quadratic": (3e-2, 200),
     "rastrigin": (3e-2, 100),
-    "rosenbrock": (1e-1, 800),
-    "noisy-quadratic": (1e-2, 1000),
-    "digits-logistic": (3e-2, 250),
+    "rosenbrock": (3e-1, 400),
+    "noisy-quadratic": (2e-2, 500),
+    "digits-logistic": (1e-1, 100),
     "digits-mlp": (3e-2, 150),
     "digits-cnn": (3e-2, 50),
     "digits-autoencoder": (3e-2, 150),
     "breast-cancer": (3e-2, 100),
     "diabetes": (3e-2, 200),
-    "char-gpt": (3e-3, 200),
+    "char-gpt": (3e-3, 160),
 }
 
 

@@ -2,6 +2,7 @@
 
 import pickle
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,6 +104,35 @@ def test_data_are_loaded_once_in_a_process_and_never_travel() -> None:
     large = numbers(partial(numbered, 50_000))
     large.probe()
     assert len(pickle.dumps(large)) < 2000
+
+
+LOADS: list[object] = []
+
+
+def counted(path: Path, sizes: tuple[int, ...] | list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    LOADS.append(path)
+    return numbered(sizes[0])
+
+
+def test_of_a_problem_that_comes_pickled_with_every_trial_the_data_are_loaded_once_until_the_file_changes(
+    tmp_path: Path,
+) -> None:
+    LOADS.clear()
+    for place in (tmp_path / "x", tmp_path):
+        (tmp_path / "x").write_text("one")
+        sent = pickle.dumps(numbers(partial(counted, place, sizes=(50,))))
+        for _ in range(3):
+            pickle.loads(sent).probe()
+        (tmp_path / "x").write_text("another")
+        pickle.loads(sent).probe()
+    assert [tmp_path / "x"] * 2 + [tmp_path] * 2 == LOADS
+    assert len(numbers(partial(counted, "", [50])).probe()[0]) == 40  # a list has no hash
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, 10])
+def test_what_is_held_out_is_a_share(share: float) -> None:
+    with pytest.raises(ValueError, match="`held_out` must be a share of the data, from 0 to below 1"):
+        numbers(held_out=share)
 
 
 def test_tensors_of_different_length_are_refused() -> None:

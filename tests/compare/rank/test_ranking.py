@@ -37,6 +37,25 @@ def test_tau_between_protocols_and_from_half_to_end_worked_out_by_hand() -> None
     assert len(result.warnings) == 2  # two orders changed before the end
 
 
+def test_every_reason_for_doubt_reaches_the_warnings_the_gravest_first() -> None:
+    grid = {"a": (0.1, 1.0), "b": (1.0,)}
+
+    def matched(name: str, a: list[list[float]], b: list[list[float]]) -> Protocol:
+        end = {"a": torch.tensor(a).double(), "b": torch.tensor(b).double()}
+        half = {"a": end["b"].expand(2, -1), "b": end["a"][:1]}
+        return judge_protocol(name, "length", grid, end, half, ceiling=1e3, budgets=(1, 30))
+
+    edge = matched("matched l2 global", [[1.0, 1.1, 1.0], [900.0, 800.0, 900.0]], [[9.0, 8.0, 9.0]])
+    wild = matched("matched linf unit", [[9.0, 1.0, 9.0], [9.5, 9.0, 9.0]], [[0.001, 0.001, torch.inf]])
+    warnings = judge_ranking("toy", [edge, wild], 10, 1e3).warnings
+    told = ["the grid's edge for a (0.1)", "33% of the runs of b diverged", "the grid's edge for a (0.1)"]
+    told += ["depends on the norm", "depends on the number of values tried", "at half of training"]
+    told += ["at half of training", "3 seeds do not settle b / a"]
+    assert len(warnings) == len(told)
+    for sentence, part in zip(warnings, told, strict=True):
+        assert part in sentence
+
+
 def test_the_sentence_names_every_winner_and_how_far_the_orders_agree() -> None:
     sentence = "toy: a leads under tuned lr, unit loss; c leads under matched l2 global; "
     assert judged().sentence == sentence + "Kendall's tau between the orders from -1.00 to 1.00"

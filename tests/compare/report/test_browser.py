@@ -45,9 +45,9 @@ def view(browser, tmp_path):
 
 
 def test_everything_is_drawn_and_a_click_hides_an_optimizer_in_every_curve(view, speed, swap, ranking) -> None:
-    tab = view(speed=[speed, speed], swap=[swap], ranking=ranking)
+    tab = view(speed=[speed], swap=[swap], ranking=ranking)
     ids = tab.eval_on_selector_all(".figure", "found => found.map(one => one.id)")
-    assert len(ids) == 14
+    assert len(ids) == 11
     assert [id_ for id_ in ids if not tab.evaluate(DRAWN, id_)] == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
     for id_ in ("knob-0", "knob-1"):

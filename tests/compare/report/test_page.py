@@ -11,7 +11,7 @@ from tests.compare.report.pages import Page
 from tests.compare.report.results import HOSTILE
 
 from truestep.compare.report import print_comparison, write_comparison
-from truestep.compare.report._page import facts_of, render, sentences_of
+from truestep.compare.report._page import facts_of, render, sections_of, sentences_of
 
 pytest.importorskip("plotly")
 pytest.importorskip("jinja2")
@@ -21,7 +21,7 @@ def test_the_first_line_is_the_sentence_and_the_ranking_s_comes_before_the_pairs
     assert sentences_of([speed], [swap], None)[0] == f"{speed.sentence}."
     told = sentences_of([speed], [swap], ranking)
     assert told[0] == f"{ranking.sentence}."
-    assert told[-1].endswith("(lengths in l2, global).")
+    assert told[-1].endswith("(lengths in l2, over all weights).")
     page = Page(render([speed], [swap], ranking, now=0.0))
     assert page.words.index(" ".join(told[0].split())) < page.words.index(" ".join(told[1].split()))
     assert "1970-01-01 00:00 UTC" in page.words
@@ -54,6 +54,15 @@ def test_chips_are_the_optimizers_of_the_ranking(ranking) -> None:
     chips = {attrs["title"]: attrs["data-layer"] for tag, attrs in page.elements if tag == "button"}
     assert chips == {"sgd": "0", "adam": "1", HOSTILE: "2"}
     assert ranking.warnings[0] in page.words
+
+
+def test_every_figure_has_a_caption_and_a_line_on_how_to_read_it(speed, swap, ranking) -> None:
+    panels = [panel for section in sections_of([speed], [swap], ranking) for panel in section.panels]
+    page = Page(render([speed], [swap], ranking))
+    assert len(panels) == 11
+    for panel in panels:
+        assert panel.caption
+        assert panel.note in page.words
 
 
 def test_facts_tell_what_differs_between_the_results(speed, ranking) -> None:

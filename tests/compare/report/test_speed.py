@@ -1,7 +1,9 @@
 """A speed test in words."""
 
 from dataclasses import replace
-from math import nan
+from math import inf, nan
+
+import torch
 
 from truestep.compare.report._speed import speed_sections
 
@@ -15,7 +17,7 @@ def test_every_quantity_is_told_with_its_unit(speed) -> None:
         "verdict": "SPED-UP",
         "multiplier": "1.57 [1.55, 1.58]",
         "lag": "2.4 steps",
-        "left": "0.03 [0.027, 0.033] nats",
+        "residual": "0.03 [0.027, 0.033] nats",
         "at A's own lr": "0.51 nats",
         "floor": "0.015 nats",
         "counts as equal": "0.05 nats",
@@ -29,6 +31,15 @@ def test_without_a_path_test_there_is_no_row_of_it_and_nothing_to_explain_is_a_d
     told = cells(replace(speed, path=None, explained=nan))
     assert "path" not in told
     assert told["explained"] == "–"
+
+
+def test_curves_that_hardly_fall_are_told_for_they_are_equal_at_any_lr(speed) -> None:
+    assert speed_sections([speed])[0].warnings == ()
+    still = replace(speed, losses_b=speed.losses_b[:, :1] * torch.linspace(1, 0.9, 30, dtype=torch.float64))
+    (warning,) = speed_sections([still])[0].warnings
+    assert "B's loss changes by 0.105 nats in 300 steps and 0.05 count as equal" in warning
+    assert speed_sections([replace(still, threshold=0.02)])[0].warnings == ()
+    assert speed_sections([replace(still, threshold=inf)])[0].warnings == ()
 
 
 def test_several_tests_stand_in_one_table_and_then_each_in_full(speed) -> None:

@@ -12,8 +12,8 @@ def test_norms_of_one_pair_stand_beside_each_other_and_another_pair_in_its_own_t
     tests = [swap, replace(swap, norm="relative", scope="tensor"), replace(swap, b="Lion(lr=0.001)")]
     section = swap_section(tests)
     assert [table.head[1:] for table in section.tables] == [
-        ("lengths in l2, global", "lengths in relative, tensor"),
-        ("lengths in l2, global",),
+        ("lengths in l2, over all weights", "lengths in relative, in each tensor"),
+        ("lengths in l2, over all weights",),
     ]
     assert [row[1] for row in section.tables[0].rows] == [
         "−0.513 [−0.52, −0.506]",

@@ -29,6 +29,16 @@ def test_warnings_are_told_and_brackets_in_names_are_no_markup() -> None:
     assert HOSTILE in told
 
 
+def test_names_are_whole_and_words_are_explained_on_a_narrow_terminal(speed) -> None:
+    rich = pytest.importorskip("rich.console")
+    console = rich.Console(file=io.StringIO(), width=80, highlight=False)
+    print_comparison(console, speed=[speed, speed])
+    told = console.file.getvalue()
+    assert "…" not in told
+    assert "SPED-UP: at the best multiple" in " ".join(told.split())
+    assert max(map(len, told.splitlines()[3:])) <= 80  # the sentences and what was run are for the terminal to wrap
+
+
 def test_a_missing_rich_is_named_with_the_line_that_installs_it(monkeypatch, speed) -> None:
     monkeypatch.setitem(sys.modules, "rich.markup", None)
     with pytest.raises(ImportError, match="pip install 'truestep"):

@@ -48,6 +48,13 @@ def test_a_lag_is_found_with_the_multiplier(lag: float) -> None:
     assert fit.multiplier.mean == pytest.approx(4.0, rel=5e-3)
 
 
+def test_a_lag_is_not_taken_to_leave_out_the_end() -> None:
+    b = target(4.0)
+    b[:, -1] += 1.0  # A's curve, delayed by less than 0, is not known there
+    fit = fit_speed(curves(), b, b, largest_lag=-9.0)
+    assert (fit.lag, fit.residual.mean) == (0.0, pytest.approx(1 / math.sqrt(len(STEPS)), rel=0.01))
+
+
 def test_a_lag_is_sought_no_further_than_the_momentum_goes() -> None:
     beyond, wrong_way = fitted(4.0, lag=14.0, largest_lag=9.0), fitted(4.0, lag=-4.0, largest_lag=9.0)
     assert (beyond.lag, wrong_way.lag) == (9.0, 0.0)

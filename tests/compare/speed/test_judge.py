@@ -29,6 +29,7 @@ def fit(*, residual: tuple[float, float], at_one: tuple[float, float] = (1.0, 2.
         (fit(residual=(0.02, 0.04), at_edge=True), "UNBOUNDED"),
         (fit(residual=(0.06, 0.08), at_edge=True), "UNBOUNDED"),
         (fit(residual=(0.02, 0.04), at_one=(0.02, 0.049)), "SAME"),
+        (fit(residual=(0.02, 0.04), at_one=(0.02, 0.049), at_edge=True), "SAME"),
         (fit(residual=(0.02, 0.04), at_one=(0.02, 0.051)), "SPED-UP"),
     ],
 )
@@ -66,6 +67,12 @@ def test_the_same_optimizer_is_the_same() -> None:
     assert judge(given, given.fit(), 0.05).verdict == "SAME"
 
 
+def test_a_loss_that_hardly_moves_leaves_it_undecided() -> None:
+    given = runs(1.0)
+    assert judge(given, given.fit(), 1.0).threshold == 1.0  # B falls by 1.6 nats, less than three of these
+    assert judge(given, given.fit(), 1.0).verdict == "UNDECIDED"
+
+
 def test_a_loss_that_turns_off_late_is_different_whatever_is_explained() -> None:
     given = runs(30.0, lift=0.5)
     test = judge(given, given.fit(), 0.05)
@@ -86,6 +93,34 @@ def test_a_best_multiplier_beside_one_that_diverges_is_unbounded() -> None:
     given = runs(30.0)
     given.losses_a[-3:, 1, -1] = math.inf  # from 31.6 on
     assert judge(given, given.fit(), 0.05).verdict == "UNBOUNDED"
+
+
+@pytest.mark.parametrize("late", [math.inf, math.nan, 1.1e3])
+def test_b_that_diverges_is_refused_as_no_curve_to_come_near(late: float) -> None:
+    given = runs()
+    given.losses_b_again[1, 5:] = late
+    with pytest.raises(ValueError, match="`b` must train at its own lr, found 1 of 8 runs of B diverged"):
+        given.fit()
+
+
+def test_two_that_diverge_are_not_the_same() -> None:
+    given = runs(1.0)
+    for each in (given.losses_a[4:], given.losses_b, given.losses_b_again):
+        each[..., 2:] = math.inf
+    with pytest.raises(ValueError, match="found 8 of 8 runs"):
+        given.fit()
+
+
+def test_a_loss_that_ends_at_zero_is_fitted_and_one_below_refused() -> None:
+    given = runs(3.0)
+    for each in (given.losses_a, given.losses_b, given.losses_b_again):
+        each[each < 0.02] = 0.0  # as a function of two variables may
+    test = judge(given, given.fit(), 0.05)
+    assert test.multiplier == pytest.approx(3.0, rel=0.1)  # the spline cannot follow the fall
+    assert test.fitted.isfinite().all()
+    given.losses_b[0, 0] = -1.0
+    with pytest.raises(ValueError, match="`losses` must not be negative for a log scale, found -1"):
+        given.fit()
 
 
 def test_a_that_trains_nowhere_is_refused() -> None:

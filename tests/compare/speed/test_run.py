@@ -1,6 +1,8 @@
 """The speed test of real trainings, small ones; those of full size are in benchmarks/bench_speed_test.py."""
 
+import math
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from truestep.compare.problems import (
 )
 from truestep.compare.problems._digits import HELD_OUT, build_mlp
 from truestep.compare.speed import speed_test
-from truestep.compare.speed._run import MULTIPLIERS, checked_multipliers, largest_lag, path_trial
+from truestep.compare.speed._run import MULTIPLIERS, checked_multipliers, largest_lag
 from truestep.compare.sweep import Sweep
 
 AROUND_TEN = tuple(10 ** (k / 4) for k in range(3, 6))  # 5.6 to 18
@@ -56,6 +58,23 @@ def test_momentum_against_ten_times_the_lr_is_nine_steps_ahead() -> None:
     assert -10 <= test.lag <= -7
 
 
+def test_a_and_both_copies_of_b_have_data_orders_of_their_own() -> None:
+    sgd = partial(SGD, lr=1e-3)
+    test = speed_test(noisy_quadratic(), sgd, sgd, seeds=2, steps=6, points=3, multipliers=(2,), path=False)
+    runs = (test.losses_a[0], test.losses_b, test.losses_b_again)
+    for one, other in combinations(runs, 2):
+        assert not torch.allclose(one, other, rtol=1e-9, atol=0)
+
+
+def test_a_lag_is_at_most_half_of_the_run() -> None:
+    momentum, plain = partial(SGD, lr=1e-4, momentum=0.9), partial(SGD, lr=1e-3)
+    run = partial(speed_test, noisy_quadratic(), seeds=2, steps=8, points=4, multipliers=(0.5, 2), path=False)
+    test = run(momentum, plain)
+    assert test.largest_lag == -4.0
+    assert math.isfinite(test.residual)
+    assert run(plain, momentum).largest_lag == 4.0
+
+
 def test_an_optimizer_that_is_no_other_sped_up_is_different() -> None:
     a, b = partial(Adam, lr=1e-3), partial(RMSprop, lr=1e-3)
     test = speed_test(digits_mlp(), a, b, seeds=3, steps=90, points=9, multipliers=(0.5, 2, 4), path=False)
@@ -73,7 +92,7 @@ def test_without_noise_the_same_lr_is_the_same_and_its_path_too() -> None:
 
 
 def test_a_grid_that_ends_too_early_is_unbounded() -> None:
-    slow, fast = partial(SGD, lr=1e-4), partial(SGD, lr=1e-3)
+    slow, fast = partial(SGD, lr=1e-3), partial(SGD, lr=1e-2)
     test = speed_test(noisy_quadratic(), slow, fast, seeds=2, steps=40, points=5, multipliers=(2, 4), path=False)
     assert (test.verdict, test.multiplier) == ("UNBOUNDED", pytest.approx(4))
 
@@ -95,20 +114,6 @@ def test_here_optimizers_need_no_importable_name() -> None:
     slow, fast = (lambda p: SGD(p, lr=1e-4)), (lambda p: SGD(p, lr=2e-4))
     test = speed_test(noisy_quadratic(), slow, fast, seeds=2, steps=9, points=3, multipliers=(1.5, 3), path=False)
     assert test.multiplier == pytest.approx(2, rel=0.1)
-
-
-def test_the_path_at_the_multiplier_is_nearer_than_at_one() -> None:
-    found = path_trial(digits_mlp(), partial(SGD, lr=0.01), partial(SGD, lr=0.1), 2, 10.0, steps=30, points=6)
-    assert found["distance"] < 2 * found["floor"] < found["distance_at_one"]
-
-
-def test_a_path_trial_gives_plain_numbers() -> None:
-    sgd = partial(SGD, lr=1e-3)
-    found = path_trial(quadratic(), sgd, sgd, 2, 2.0, steps=10, points=5)
-    assert set(found) == {"distance_at_one", "distance", "floor"}
-    assert all(isinstance(value, float) for value in found.values())
-    diverged = path_trial(quadratic(), partial(SGD, lr=1e3), sgd, 2, 2.0, steps=40, points=5)
-    assert diverged["distance"] in ("nan", "inf")
 
 
 def test_the_grid_is_quarter_decades_with_a_one() -> None:
@@ -164,9 +169,16 @@ def test_on_the_digits_what_is_sped_up_is_found_so(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("b", [partial(SGD, lr=0.03, momentum=0.9), partial(RMSprop, lr=1e-3), partial(Lion, lr=1e-3)])
-def test_on_the_digits_these_are_not_adam_sped_up(b: partial[SGD]) -> None:
-    assert speed_test(digits_mlp(), partial(Adam, lr=1e-3), b, path=False).verdict == "DIFFERENT"
+@pytest.mark.parametrize(
+    ("b", "verdicts"),
+    [
+        (partial(SGD, lr=0.03, momentum=0.9), {"DIFFERENT", "UNDECIDED"}),  # 1.6 floors at a lag of 9, the largest
+        (partial(RMSprop, lr=1e-3), {"DIFFERENT"}),
+        (partial(Lion, lr=1e-3), {"DIFFERENT"}),
+    ],
+)
+def test_on_the_digits_these_are_not_adam_sped_up(b: partial[SGD], verdicts: set[str]) -> None:
+    assert speed_test(digits_mlp(), partial(Adam, lr=1e-3), b, path=False).verdict in verdicts
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import torch
 from truestep.compare.speed import PathTest, SpeedTest
 from truestep.compare.speed._speed_test import percent, without_lr
 
-NONE = torch.ones(2, 1, dtype=torch.float64)
+NONE = torch.ones(2, 2, dtype=torch.float64)
+FALLING = torch.tensor([[1.0, 0.1], [1.0, 0.1]], dtype=torch.float64)
 BELIEF = SpeedTest(
     problem="digits-mlp",
     a="Adam(lr=0.001)",
@@ -34,8 +35,8 @@ BELIEF = SpeedTest(
     path=None,
     verdict="SPED-UP",
     multipliers=(0.1, 1.0, 10.0),
-    losses_a=torch.ones(3, 2, 1, dtype=torch.float64),
-    losses_b=NONE,
+    losses_a=torch.ones(3, 2, 2, dtype=torch.float64),
+    losses_b=FALLING,
     losses_b_again=NONE,
     fitted=NONE,
 )
@@ -63,6 +64,19 @@ BELIEF = SpeedTest(
             {"verdict": "UNDECIDED", "residual": 0.05, "residual_interval": (0.03, 0.07)},
             "8 seeds do not tell whether AdaBelief at lr 0.001 is Adam at lr 0.00157: "
             "5 % [3 %, 7 %] of the loss stay between them, 5 % would count as none",
+        ),
+        (
+            {"path": PathTest(0.3, 0.1, 0.03)},
+            "AdaBelief at lr 0.001 is Adam at lr 0.00157 to within 3 % of the loss, on a path 10 % of its length away",
+        ),
+        (
+            {"path": PathTest(0.3, 0.1, 0.06)},  # two copies of B are as far apart, nearly
+            "AdaBelief at lr 0.001 is Adam at lr 0.00157 to within 3 % of the loss",
+        ),
+        (
+            {"verdict": "UNDECIDED", "losses_b": torch.tensor([[1.0, 0.95], [1.0, 0.9]], dtype=torch.float64)},
+            "AdaBelief at lr 0.001 changes the loss by 8 % in 300 steps: "
+            "too little to tell it from Adam at many lrs; take more steps",
         ),
         (
             {"verdict": "UNBOUNDED", "multiplier": 10.0},

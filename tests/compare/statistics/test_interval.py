@@ -60,5 +60,11 @@ def test_an_interval_excludes_what_lies_outside() -> None:
     assert not interval.meets(Interval(2.0, 1.5, 3.0))
 
 
+def test_an_interval_that_is_not_known_excludes_and_meets_nothing() -> None:
+    unknown = paired_interval(torch.tensor([1.0, math.nan]))
+    assert not unknown.excludes(0)
+    assert not unknown.meets(Interval(1.0, 0.0, 2.0))
+
+
 def test_minus_is_written_as_one_reads_it() -> None:
     assert str(Interval(-0.0352, -0.038, 1e-5)) == "−0.0352 [−0.038, 1e−05]"

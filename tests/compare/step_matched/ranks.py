@@ -37,8 +37,8 @@ def run(rank: int, norm: Any, *, grafted: bool) -> dict[str, Tensor]:
 
 
 def see(rank: int, _folder: Path) -> dict[str, Any]:
-    """Each norm, with lengths given and of another optimizer."""
-    runs = [(norm, grafted) for norm in LENGTHS for grafted in (False, True)]
+    """A norm of the weights and that of the outputs, with lengths given and of another optimizer."""
+    runs = [(norm, grafted) for norm in ("relative", "function") for grafted in (False, True)]
     return {f"{norm} {grafted}": run(rank, norm, grafted=grafted) for norm, grafted in runs}
 
 

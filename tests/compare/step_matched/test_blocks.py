@@ -45,6 +45,12 @@ def test_each_weight_gets_its_block_s_value_at_its_rows() -> None:
     assert [x.tolist() for x in list_blocks(optimizer, "group").of_weights(column[:2])] == [[0], [0], [1]]
 
 
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
+def test_a_weight_that_stands_twice_in_a_group_is_one() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    assert list_blocks(SGD([weight, weight]), "tensor").places == (1,)
+
+
 def test_frozen_and_empty_weights_are_no_blocks_and_none_left_is_refused() -> None:
     optimizer = two_groups()
     optimizer.param_groups[0]["params"][0].requires_grad_(requires_grad=False)

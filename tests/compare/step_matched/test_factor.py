@@ -86,6 +86,13 @@ def test_the_scaled_step_has_the_length_at_any_scale(norm: Norm, scale: float) -
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_a_factor_that_float32_does_not_hold_is_none(norm: Norm) -> None:
+    step = Extent(double(1.0), double(0.0), double(1e-82), double(1e-41), double(2.0))  # across the weight
+    assert matching_factor(step, norm, double(0.1)).isnan().all()
+    assert matching_factor(step, norm, double(1e-9)).isfinite().all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_blocks_that_did_not_move_or_moved_to_no_number_have_no_factor(norm: Norm) -> None:
     w = double(1.0, 2.0)
     for u in (double(0.0, 0.0), double(torch.nan, 1.0), double(inf, 1.0)):

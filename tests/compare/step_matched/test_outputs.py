@@ -146,6 +146,37 @@ def test_a_probe_that_fails_leaves_the_step_as_it_was_taken() -> None:
         optimizer.step()
 
 
+def test_a_probe_that_moves_running_statistics_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    x = torch.randn(8, 3)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    model(x).square().sum().backward()
+    before = [buffer.clone() for buffer in model.buffers()]
+    StepMatched(optimizer, 0.1, norm="function", probe=lambda: model(x))
+    with pytest.raises(ValueError, match=r"`probe` must leave the run as it is, found a BatchNorm1d in training mode"):
+        optimizer.step()
+    assert all(map(torch.equal, before, model.buffers()))
+    model(x)  # nothing of the check is left
+
+
+@pytest.mark.parametrize(("scale", "within"), [(1.0, 0.01), (1e4, 0.9)])
+def test_outputs_of_few_digits_are_matched_as_far_as_these_go_and_else_reported(scale: float, within: float) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(16, 10), torch.randn(64, 16)
+    with torch.no_grad():
+        model.weight.mul_(scale)
+    optimizer = SGD(model.parameters(), lr=0.01)
+    matched = StepMatched(optimizer, 0.1, norm="function", probe=lambda: model(x).bfloat16())
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), torch.arange(64) % 10).backward()
+        start = model(x).detach()
+        optimizer.step()
+        error = abs(float((model(x).detach() - start).square().mean().sqrt()) / 0.1 - 1)
+        assert error < within or scale > 1
+    assert bool(matched.report.unmatched) is (scale > 1)
+
+
 def test_decay_out_is_taken_off_besides() -> None:
     weight = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
     optimizer = AdamW([weight], lr=0.5, weight_decay=0.1)

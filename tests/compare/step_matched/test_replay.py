@@ -81,6 +81,42 @@ def test_a_skipped_step_has_no_length() -> None:
     assert (lengths.sums[..., 2].sum(1) > 0).all()
 
 
+def test_weights_that_are_frozen_and_let_go_again_keep_their_own_lengths() -> None:
+    record, _ = recorded()
+    model, _ = follower()
+    optimizer = SGD(model.named_parameters(), lr=1.0)
+    lengths = replay(record)
+    matched = StepMatched(optimizer, lengths, scope="tensor")
+    for seed, frozen in enumerate((False, True, False)):
+        model.hidden.weight.requires_grad_(not frozen)
+        optimizer.zero_grad()
+        train(model, optimizer, range(seed, seed + 1))
+        expected = dict(zip(lengths.names, lengths.sums[seed, :, 2].tolist(), strict=True))
+        took = dict(zip(matched.report.names, matched.report.took.square().tolist(), strict=True))
+        assert ("hidden.weight" in took) is not frozen
+        for name, length in took.items():
+            units = [x for unit, x in expected.items() if unit.split("[")[0] == name]
+            assert length == pytest.approx(sum(units), rel=1e-9)
+
+
+def test_a_resumed_run_reads_the_record_with_the_floor_that_it_was_saved_with() -> None:
+    sums = torch.tensor([[[0.0, 0.0, 4.0], [1.0, 0.0, 4.0]]], dtype=torch.float64)
+    ends = []
+    for scale, state in ((1.0, None), (5.0, "saved")):
+        zero, weight = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.full((3,), scale))
+        optimizer = SGD([("zero", zero), ("weight", weight)], lr=1.0)
+        record = Replay(("zero", "weight"), sums)
+        matched = StepMatched(optimizer, record, norm="relative", scope="tensor")
+        if state is None:
+            saved = matched.state_dict()
+        else:
+            matched.load_state_dict(saved)
+        zero.grad, weight.grad = torch.ones(3), torch.ones(3)
+        optimizer.step()
+        ends.append(matched.report.wanted)
+    assert torch.equal(*ends)
+
+
 def test_a_record_with_gaps_of_several_optimizers_or_of_changing_blocks_is_refused() -> None:
     record, _ = recorded()
     with pytest.raises(ValueError, match=r"must hold every step, found 2 behind 0; record the run with `watch"):

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from truestep.compare.step_matched._schedule import check_length, length_at
+from truestep.compare.step_matched._schedule import check_length, check_shape, length_at
 
 
 @pytest.mark.parametrize("length", [0.25, [1.0, 0.5, 0.25], lambda step: 1 / 2**step, torch.tensor(0.25)])
@@ -37,6 +38,18 @@ def test_the_end_of_a_list_is_an_error_and_on_the_device_no_length() -> None:
 def test_what_is_no_length_is_refused(length: object) -> None:
     with pytest.raises(ValueError, match="`length` must be a number from 0 to below inf for norm='rms'"):
         check_length(length, "rms")
+
+
+def test_a_number_of_numpy_is_one() -> None:
+    assert length_at(lambda step: np.float32(0.5 ** (step + 1)), 1, "l2") == 0.25
+
+
+def test_a_tensor_has_one_length_or_one_for_each_block() -> None:
+    for shape in ((), (1,), (3,)):
+        check_shape(torch.ones(shape), 3)
+    for shape in ((2,), (300,), (3, 1)):
+        with pytest.raises(ValueError, match=r"must have one value, or one for each of the 3 blocks .* give a list"):
+            check_shape(torch.ones(shape), 3)
 
 
 def test_an_angle_is_below_half_a_turn() -> None:

@@ -48,6 +48,20 @@ def test_each_step_of_each_rule_has_the_wanted_length_in_each_norm_and_scope(kin
     assert unturned <= 5
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("kind", "way"), WAYS, ids=lambda x: getattr(x, "__name__", x))
+def test_fifty_steps_of_each_rule_have_the_wanted_length_in_each_norm_and_scope(kind: Any, way: str) -> None:
+    for norm, scope in TURNS:
+        model, optimizer = built(kind, way)
+        matched = StepMatched(
+            optimizer, LENGTHS[norm], norm=norm, scope=scope, probe=probe(model) if norm == "function" else None
+        )
+        blocks_moved = 50 * len(blocks(optimizer, scope))
+        unturned = sum(missed_by_a_step(model, optimizer, matched, seed, norm, scope) for seed in range(50))
+        assert unturned <= blocks_moved // 2  # a step mostly along a bias of two entries turns it less than wanted
+
+
 def missed_by_a_step(model: Net, optimizer: Optimizer, matched: StepMatched, seed: int, norm: str, scope: str) -> int:
     """Take a step; how many blocks moved but were left unmatched, as an angle may be. The others have the length."""
     floor, before = matched.state_dict()["floor"], blocks(optimizer, scope)
@@ -279,6 +293,59 @@ def test_lengths_replayed_from_a_report_are_those_of_the_other_run() -> None:
     torch.testing.assert_close(follower.report.took, torch.tensor([0.01, 0.02, 0.03, 0.04], dtype=torch.float64))
     with pytest.raises(ValueError, match="found 3 and a step more"):
         train(model, optimizer, range(1))
+
+
+@pytest.mark.parametrize("decay", ["in", "out"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_length_of_a_weight_of_16_bits_is_the_one_it_took_and_a_lost_step_is_reported(
+    dtype: torch.dtype, decay: Any
+) -> None:
+    weight = nn.Parameter(torch.ones(200, dtype=dtype))
+    optimizer = SGD([weight], lr=0.1, weight_decay=0.125)
+    matched = StepMatched(optimizer, 0.25, norm="linf", decay=decay)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    share = 0.0125 if decay == "out" else 0.0
+    took = float((1 - share - weight.detach().double()).abs().max())
+    assert matched.report.took.item() == pytest.approx(took, rel=1e-12)
+    assert matched.report.unmatched == {}
+    matched.close()
+    before = weight.detach().clone()
+    matched = StepMatched(optimizer, 1e-5, norm="linf", decay="in")
+    optimizer.step()
+    assert torch.equal(weight.detach(), before)
+    assert matched.report.unmatched == {"all": 0.0}
+
+
+def test_a_closure_that_fails_leaves_the_decay_where_it_was() -> None:
+    optimizer = SGD([weight := nn.Parameter(torch.ones(2))], lr=0.1, weight_decay=0.1)
+    StepMatched(optimizer, 0.1, decay="out")
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(lambda: 1 / 0)  # as Ctrl-C in a forward, behind which a trainer saves a checkpoint
+    assert optimizer.state_dict()["param_groups"][0]["weight_decay"] == 0.1
+    weight.grad = torch.tensor([3.0, 4.0])
+    optimizer.step(lambda: 1.0)
+    torch.testing.assert_close(weight.data, 0.99 - torch.tensor([0.06, 0.08]))
+    assert optimizer.param_groups[0]["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_gradient_scaler_s_skipped_step_is_none_for_schedule_reference_and_decay(fused: bool) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = AdamW(model.parameters(), lr=0.01, weight_decay=0.1, fused=fused)
+    reference = AdamW(model.parameters(), lr=0.02, weight_decay=0.1, fused=fused)
+    matched = StepMatched(optimizer, reference, decay="out")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for step, factor in enumerate((1.0, torch.inf, 1.0)):
+        optimizer.zero_grad()
+        scaler.scale(factor * model(torch.ones(3, 4)).square().sum()).backward()
+        before = model.weight.detach().clone()
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(model.weight, before) is (step == 1)
+    assert matched.report.steps == 2
+    assert {int(state["step"]) for state in reference.state.values()} == {2}
+    assert optimizer.param_groups[0]["weight_decay"] == reference.param_groups[0]["weight_decay"] == 0.1
 
 
 def test_a_group_that_is_added_is_matched_from_then_on() -> None:

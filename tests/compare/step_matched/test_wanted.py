@@ -21,7 +21,7 @@ def wanted(length: Any, weight: nn.Parameter) -> Wanted:
 
 def of(source: Wanted, step: int, weight: nn.Parameter) -> float:
     before = weight.detach().clone()
-    source.begin([weight], step)
+    source.begin(list_blocks(SGD([("w", weight)]), "global"), 0.0, step)
     if source.reference is not None:
         source.reference.ready()
     with torch.no_grad():
@@ -43,6 +43,12 @@ def test_of_a_schedule_and_of_a_record(length: Any) -> None:
     assert [of(source, step, weight) for step in (0, 1)] == [0.5, 0.25]
     assert source.state_dict() == {}
     source.load_state_dict({})
+
+
+def test_a_schedule_given_as_a_tensor_is_refused() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match=r"one for each of the 1 blocks of a step, found shape \(300,\)"):
+        of(wanted(torch.linspace(0.1, 0.01, 300), weight), 0, weight)
 
 
 def test_of_another_optimizer_with_its_state() -> None:

@@ -37,7 +37,7 @@ def test_the_arms_worked_out_by_hand() -> None:
 
 def test_a_share_is_told_where_length_and_direction_pull_together() -> None:
     sentence = judged((0.0, 0.01), (-3.0, -2.99), (-1.0, -0.99), (-6.0, -5.99)).sentence
-    assert sentence.startswith("B in place of A on toy changes the log loss by −6 [")
+    assert sentence.startswith("B in place of A on toy lowers the log loss, averaged over the run, by 6 [")
     assert sentence.endswith(": 67 % [67, 67] of it is the length of its steps, 33 % their direction")
 
 
@@ -56,6 +56,18 @@ def test_no_share_is_told_of_a_change_that_may_be_none() -> None:
     test = judged((0.0, 0.0), (1.0, -1.0), (0.0, 0.1), (1.0, -1.1))
     assert "no change that 2 seeds can tell" in test.sentence
     assert test.length_share.low == -math.inf
+
+
+def test_runs_that_diverged_are_told_and_count_as_the_ceiling() -> None:
+    logs = torch.tensor([[0.0, 0.1], [-3.0, -2.9], [math.inf, -0.9], [-6.0, math.nan]]).double()
+    curves = {
+        arm: Curves(STEPS, each.exp()[:, None].expand(-1, 2), None, True, "")
+        for arm, each in zip(ARMS, logs, strict=True)
+    }
+    test = judge_swap("toy", "A", "B", curves, math.e**7, norm="l2", scope="global")
+    assert test.sentence.endswith("; 2 of 8 runs diverged, each counted as 1000 times the first loss")
+    assert test.total.mean == pytest.approx(((-6 - 0) + (7 - 0.1)) / 2)
+    assert "diverged" not in judged((0.0, 0.1), (-3.0, -2.9), (-1.0, -0.9), (-6.0, -5.9)).sentence
 
 
 def test_the_table_has_every_effect_with_its_interval() -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from tests import forked
@@ -49,6 +50,13 @@ DIFFERENT = (
     *(Point(1), Point(1, 2), Point(1).shifted, Point(2).shifted, Point, give, partial(give), partial(give, 1)),
     *(partial(give, a=1), partial(partial(give, 1), 1), torch.float32, torch.float64, torch.device("cpu"), "cpu"),
     *(torch.zeros(2), torch.zeros(2, 1), torch.zeros(2).double(), torch.ones(2), torch.zeros(0), torch.zeros(0, 1)),
+    *(
+        torch.tensor([1 + 2j]),
+        torch.tensor([1 + 2j]).conj(),
+        torch.tensor([1 + 2j]).imag,
+        torch.tensor([1 + 2j]).conj().imag,
+    ),
+    *(np.int64(1), np.int32(1), np.float32(0.1), np.float32(0.2), np.array(1.0)),
     *(torch.optim.Adam, torch.optim.AdamW, partial(torch.optim.Adam, lr=0.1), AdaBelief, problems.digits_mlp),
 )
 
@@ -68,6 +76,22 @@ def test_what_is_equal_has_the_same_hash() -> None:
 
 def test_the_order_of_keywords_does_not_count() -> None:
     assert content_hash(partial(give, a=1, b=2)) == content_hash(partial(give, b=2, a=1))
+
+
+@pytest.mark.parametrize("one", ["0.001", ".001", "1e-3", "1E-03"])
+def test_a_number_is_known_by_its_value_however_it_is_written(one: str) -> None:
+    assert content(partial(give, lr=float(one))) == content(partial(give, lr=0.001))
+    assert content(partial(give, lr=np.float64(one))) == content(partial(give, lr=0.001))
+
+
+def test_the_default_number_format_counts() -> None:
+    before = content(partial(give))
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert content(partial(give)) != before
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert content(partial(give)) == before
 
 
 def test_a_tensor_that_is_a_view_is_known_by_its_values() -> None:
@@ -132,6 +156,12 @@ renamed, local = local, dict  # type: ignore[assignment]  # the name now stands 
         (partial(give, [Fraction(1, 2)]), r"fractions\.Fraction"),
         (partial(give, torch.nn.Linear(1, 1)), r"torch\.nn\.modules\.linear\.Linear"),
         (partial(give, a=object()), r"builtins\.object"),
+        (partial(give, np.ones(2)), r"numpy\.ndarray"),
+        (
+            partial(give, torch.eye(2).to_sparse()),
+            "dense tensors with values, found one of layout torch.sparse_coo on cpu",
+        ),
+        (partial(give, torch.empty(2, device="meta")), "dense tensors with values, found .* on meta"),
     ],
 )
 def test_what_has_no_importable_name_is_refused_with_advice(wrong: Any, named: str) -> None:

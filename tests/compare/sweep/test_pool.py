@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from truestep.compare.sweep import _pool
+from truestep.compare.sweep import Sweep, _pool
 from truestep.compare.sweep._pool import Here, LocalPool, cores
 
 
@@ -34,6 +35,14 @@ def test_there_is_a_core() -> None:
     assert cores() >= 1
 
 
+def test_a_sweep_in_a_worker_that_imports_its_script_ends_that_worker_with_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with Sweep(workers=0) as sweep, pytest.raises(SystemExit, match=r"^truestep: .*: put what the script does under"):
+        sweep.run([])
+
+
 class Stillborn(Executor):
     """A pool whose workers die as they start."""
 
@@ -55,6 +64,6 @@ def stillborn(monkeypatch: pytest.MonkeyPatch) -> LocalPool:
 
 def test_workers_that_die_as_they_start_are_not_started_for_ever(stillborn: LocalPool) -> None:
     with pytest.raises(
-        RuntimeError, match="the sweep's workers die as they start: does the script run its sweep under"
+        RuntimeError, match="the sweep's workers die as they start: put what the script does under `if __name__"
     ):
         stillborn.rebuild()

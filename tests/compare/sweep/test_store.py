@@ -104,6 +104,11 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         Store(path)
 
 
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^`store` must be a file, found the folder .*: name one in it$"):
+        Store(tmp_path)
+
+
 def test_a_store_of_a_newer_truestep_is_refused(path: Path) -> None:
     store = Store(path)
     store.close()

@@ -100,6 +100,27 @@ def test_an_interrupt_ends_the_sweep_and_keeps_what_has_ended(tmp_path: Path) ->
     assert RAN == [1, 2, 3]
 
 
+def number_format() -> dict[str, Any]:
+    return {"format": str(torch.ones(1).dtype)}
+
+
+def test_the_drivers_number_format_goes_with_the_trials_and_is_part_of_them() -> None:
+    told = []
+    with Sweep(executor=Remote(in_float32)) as sweep:
+        for dtype in (torch.float64, torch.float32):
+            torch.set_default_dtype(dtype)
+            told += sweep.run([number_format])
+    assert [told[0]["format"], told[1]["format"]] == ["torch.float64", "torch.float32"]
+
+
+def in_float32(future: Future[Any], call: Callable[[], Any]) -> None:
+    """As a fresh process has it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    future.set_result(call())
+    torch.set_default_dtype(before)
+
+
 def test_a_pool_of_threads_gives_the_bits_of_a_serial_run() -> None:
     with ThreadPoolExecutor(4) as pool, Sweep(executor=pool) as threads, Sweep(workers=0) as serial:
         assert threads.run(draws(40)) == serial.run(draws(40))

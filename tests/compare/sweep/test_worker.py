@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.compare.sweep.trials import draw, fail
@@ -48,16 +49,32 @@ def drawn() -> dict[str, Any]:
     return {"x": torch.rand(3).tolist(), "threads": torch.get_num_threads()}
 
 
+def drawn_by_numpy() -> dict[str, Any]:
+    return {"x": np.random.rand(), "format": str(torch.ones(1).dtype)}  # noqa: NPY002
+
+
+def test_numpys_numbers_are_known_too() -> None:
+    assert loaded(drawn_by_numpy)["x"] == loaded(drawn_by_numpy)["x"]
+
+
+def test_a_trial_runs_in_the_drivers_number_format() -> None:
+    outcome = run_pickled(pickle.dumps(drawn_by_numpy), torch.float64)
+    assert json.loads(outcome.result or "")["format"] == "torch.float64"
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_random_numbers_and_threads_go_on_as_if_no_trial_had_been(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr(torch, "set_num_threads", told.append)
-    before = torch.get_rng_state(), random.getstate()
+    before, numbers = (torch.get_rng_state(), random.getstate()), np.random.get_state()[1].tolist()  # noqa: NPY002
+    run_trial(drawn_by_numpy)
     run_trial(partial(draw, 1))
     run_trial(partial(fail, 1))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
-    assert told == [1, 3, 1, 3]
+    assert np.random.get_state()[1].tolist() == numbers  # noqa: NPY002
+    assert told == [1, 3] * 3
 
 
 def test_threads_of_one_process_do_not_disturb_each_other() -> None:
@@ -80,7 +97,11 @@ def test_an_error_is_an_outcome_with_its_traceback() -> None:
     [
         (partial(sys.exit, 3), "SystemExit: 3"),
         (partial(list), "TypeError: a trial must return a dict that JSON can hold, found list"),
-        (partial(dict, x=torch.ones(1)), "TypeError: Object of type Tensor is not JSON serializable"),
+        (
+            partial(dict, x=torch.ones(1)),
+            "TypeError: a trial must return a dict that JSON can hold: Object of type Tensor is not JSON serializable; "
+            "give numbers, texts and lists, as `tensor.tolist()`",
+        ),
     ],
 )
 def test_what_gives_no_json_is_an_error(trial: Any, error: str) -> None:

@@ -15,6 +15,7 @@ from truestep.compare.training import Replica
 STEPS = 8
 REPLICAS = (Replica(0, 0), Replica(1, 1, 0.25), Replica(0, 2, 3), Replica(2, 1, 1.5))
 SAME_SPEED = (Replica(0, 0), Replica(1, 1))
+ENOUGH = 2 * SAME_SPEED  # for a stack to be worth it
 
 RULES = {
     "sgd": partial(SGD, lr=0.1, weight_decay=0.01),

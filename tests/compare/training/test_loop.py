@@ -1,7 +1,10 @@
 """A replica's training is the training that one would write by hand."""
 
+import random
 from functools import partial
+from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from tests.compare.training.nets import RULES, dropping, problem
@@ -66,6 +69,91 @@ def test_an_end_of_the_batches_is_told() -> None:
 
 def one_batch(seed: int):
     return iter([next(problem().batches(seed))])
+
+
+def listed(seed: int):
+    return [*islice(problem().batches(seed), 8)]
+
+
+def test_batches_that_are_a_list_are_gone_through() -> None:
+    own, same = problem(batches=listed), problem()
+    for replicas in ([Replica(3, 5)], [Replica(3, 5), Replica(0, 1)] * 2):
+        assert (
+            train(own, RULES["adam"], replicas).losses.tolist() == train(same, RULES["adam"], replicas).losses.tolist()
+        )
+
+
+class Ascending(SGD):
+    """SAM: a step up by the gradient that is there, the gradient there, and the step from where it was."""
+
+    @torch.no_grad()
+    def step(self, closure):
+        (params,) = [group["params"] for group in self.param_groups]
+        before = [p.clone() for p in params]
+        torch._foreach_add_(params, [p.grad for p in params], alpha=0.5)
+        with torch.enable_grad():
+            loss = closure()
+        torch._foreach_copy_(params, before)
+        super().step()
+        return loss
+
+
+def test_a_rule_that_wants_the_gradient_before_its_closure_has_it_there() -> None:
+    own = problem()
+    model, batches = own.build(0), own.batches(0)
+    for _ in range(3):
+        x, y = next(batches)
+        cross_entropy(model(x), y).backward()
+        with torch.no_grad():
+            before = [p.clone() for p in model.parameters()]
+            for p in model.parameters():
+                p.add_(p.grad, alpha=0.5)
+                p.grad = None
+        cross_entropy(model(x), y).backward()
+        with torch.no_grad():
+            for p, w in zip(model.parameters(), before, strict=True):
+                p.copy_(w - 0.1 * p.grad)
+                p.grad = None
+    found = train(own, partial(Ascending, lr=0.1), [Replica(0, 0)], steps=3, points=1)
+    assert float(found.losses) == pytest.approx(own.probe_loss(model), rel=1e-12)
+
+
+class Polyak(SGD):
+    """Calls its closure where no gradients are recorded, as AliG does."""
+
+    @torch.no_grad()
+    def step(self, closure):
+        loss = closure()
+        assert closure() is loss  # nothing has moved
+        super().step()
+        assert closure() < loss
+        return loss
+
+
+class Bare(SGD):
+    """Knows of no closure."""
+
+    def step(self):
+        return super().step()
+
+
+@pytest.mark.parametrize("rule", [Polyak, Bare])
+def test_a_rule_may_call_its_closure_without_gradients_or_take_none(rule) -> None:
+    assert_same_losses(partial(rule, lr=0.1), partial(SGD, lr=0.1))
+
+
+def assert_same_losses(one, other) -> None:
+    assert torch.equal(*(train(problem(), rule, [Replica(0, 0)], stacked=False).losses for rule in (one, other)))
+
+
+def python_and_numpy(model, batch):
+    return cross_entropy(model(batch[0]), batch[1]) * (1 + random.random() + np.random.rand())  # noqa: NPY002
+
+
+def test_what_python_and_numpy_draw_is_of_the_orders_seed_too() -> None:
+    own = problem(loss_fn=python_and_numpy)
+    alone = train(own, RULES["adam"], [Replica(0, 1)], points=1)
+    assert torch.equal(train(own, RULES["adam"], [Replica(0, 0), Replica(0, 1)], points=1).losses[1:], alone.losses)
 
 
 class Averaging(SGD):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.compare.training.nets import REPLICAS, RULES, SAME_SPEED, data, dropping, normalized, problem
+from tests.compare.training.nets import ENOUGH, REPLICAS, RULES, SAME_SPEED, data, dropping, normalized, problem
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, RMSprop
 
@@ -122,6 +122,35 @@ def test_a_weight_without_dimensions_and_one_without_gradient_are_as_in_the_loop
     assert bool((curves.paths[..., 1:] == 1).all())  # weight decay takes nothing of a weight without gradient
 
 
+class Turning(nn.Module):
+    """Complex weights, which torch's fused kernels refuse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(3, dtype=torch.complex128))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.w
+
+
+def turning(seed: int) -> nn.Module:
+    with seeded(seed):
+        return Turning()
+
+
+def modulus_loss(model: nn.Module, batch: Any) -> Tensor:
+    x, y = batch
+    return (model(x).abs() - y - 1).square().mean()
+
+
+@pytest.mark.parametrize("control", [None, Matched(0.1)])
+def test_complex_weights_stack_and_their_path_has_both_parts(control: Any) -> None:
+    own = problem(build=turning, batches=identity_batches, probe=first_batch, loss_fn=modulus_loss)
+    curves = assert_stack_is_loop(own, partial(Adam, lr=0.01), control=control, paths=True)
+    assert curves.paths is not None
+    assert curves.paths.shape == (4, 3, 6)
+
+
 def weighted_loss(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
     x, y = batch
     return nn.functional.cross_entropy(model(x), y, reduction="none"), y + 1
@@ -205,17 +234,17 @@ def with_attribute(seed: int) -> nn.Module:
 )
 def test_what_cannot_be_stacked_is_trained_one_by_one_and_the_reason_told(changes: Any, reason: str) -> None:
     own = problem(**changes)
-    curves = train(own, RULES["adam"], SAME_SPEED, points=2)
+    curves = train(own, RULES["adam"], ENOUGH, points=2)
     assert reason in curves.why_not
     assert not curves.stacked
-    assert torch.equal(curves.losses, train(own, RULES["adam"], SAME_SPEED, points=2, stacked=False).losses)
+    assert torch.equal(curves.losses, train(own, RULES["adam"], ENOUGH, points=2, stacked=False).losses)
     with pytest.raises(ValueError, match=f"`stacked` must not be True here: .*{reason}"):
-        train(own, RULES["adam"], SAME_SPEED, points=2, stacked=True)
+        train(own, RULES["adam"], ENOUGH, points=2, stacked=True)
 
 
 def test_another_weight_order_in_the_reference_is_told() -> None:
     control = Grafted(turned_round)
-    curves = train(problem(), Lion, SAME_SPEED, steps=2, control=control)
+    curves = train(problem(), Lion, ENOUGH, steps=2, control=control)
     assert "another order" in curves.why_not
 
 
@@ -224,12 +253,10 @@ def turned_round(params: Any) -> SGD:
 
 
 def test_lengths_in_the_outputs_are_taken_one_by_one() -> None:
-    curves = train(
-        problem(), RULES["sgd"], SAME_SPEED, steps=3, points=3, control=Matched(0.05, "function"), paths=True
-    )
+    curves = train(problem(), RULES["sgd"], ENOUGH, steps=3, points=3, control=Matched(0.05, "function"), paths=True)
     assert "outputs" in curves.why_not
     assert curves.paths is not None
-    assert curves.paths.shape == (2, 3, 39)  # 39 weights: the path is theirs
+    assert curves.paths.shape == (4, 3, 39)  # 39 weights: the path is theirs
 
 
 def test_data_of_a_table_are_looked_up_at_once() -> None:

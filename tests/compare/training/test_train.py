@@ -5,10 +5,12 @@ from functools import partial
 
 import pytest
 import torch
-from tests.compare.training.nets import RULES, SAME_SPEED, problem
+from tests.compare.training.nets import ENOUGH, RULES, SAME_SPEED, problem
+from torch import nn
 
-from truestep.compare.problems import quadratic
+from truestep.compare.problems import quadratic, seeded
 from truestep.compare.training import Curves, Replica, train, train_trial
+from truestep.compare.training._stackable import why_not_worth_it
 
 SGD = RULES["sgd"]
 
@@ -23,8 +25,33 @@ def test_one_replica_is_trained_alone_unless_a_stack_is_asked_for() -> None:
     torch.testing.assert_close(alone.losses, stack.losses, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("width", "count", "why_not"),
+    [
+        (4, 2, "2 replicas are too few to gain by it on a CPU"),
+        (4, 3, "3 replicas are too few to gain by it on a CPU"),
+        (4, 4, ""),
+        (3333, 4, ""),
+        (3334, 4, "a model of 30009 weights is too large to gain by it on a CPU"),
+    ],
+)
+def test_a_stack_is_made_where_it_is_faster(width: int, count: int, why_not: str) -> None:
+    replicas = (ENOUGH * 2)[:count]
+    assert train(problem(build=partial(wide, width)), SGD, replicas, steps=1).why_not == why_not
+    assert train(problem(build=partial(wide, width)), SGD, replicas, steps=1, stacked=True).stacked
+
+
+def wide(width: int, seed: int) -> nn.Module:
+    with seeded(seed):
+        return nn.Sequential(nn.Linear(5, width), nn.Linear(width, 3)).double()
+
+
+def test_off_the_cpu_a_stack_of_two_is_worth_it() -> None:
+    assert why_not_worth_it(nn.Linear(10_000, 100, device="meta"), 2) == ""
+
+
 def test_a_rule_that_does_not_stack_says_so() -> None:
-    curves = train(problem(), partial(torch.optim.Rprop, lr=0.01), SAME_SPEED, steps=2)
+    curves = train(problem(), partial(torch.optim.Rprop, lr=0.01), ENOUGH, steps=2)
     assert curves.why_not == "Rprop is none of the optimizers that can be stacked"
 
 

@@ -5,7 +5,8 @@ import torch
 
 from truestep.compare._belief import adabelief_growth
 from truestep.lab import Measurement, Verdict
-from truestep.lab.claims.adabelief_growth import LOOKS, NOISES, growth, judge, plot, run
+from truestep.lab._results import LONGEST_CURVE
+from truestep.lab.claims.adabelief_growth import DRAWN, LOOKS, NOISES, STEPS, growth, judge, plot, run
 
 
 def typed_in(**changed: float) -> list[Measurement]:
@@ -50,6 +51,15 @@ def test_a_short_run_has_all_that_is_judged() -> None:
     assert set(measured) == set(typed_in()[0])
     assert measured["error"] < 1e-9
     assert measured["0_ten"] == 0
+
+
+def test_the_figure_has_each_ratio_at_its_own_step() -> None:
+    (axis,) = plot([run(0, "cpu", count=20)]).axes
+    steps, ratios = axis.lines[0].get_data()
+    assert ratios == pytest.approx(adabelief_growth(torch.tensor([*steps])).tolist())
+    assert steps[-1] == 20
+    assert DRAWN[-1] == STEPS
+    assert len(DRAWN) <= LONGEST_CURVE  # a longer curve is thinned when it is kept
 
 
 def test_the_figure_names_each_noise() -> None:

@@ -61,14 +61,27 @@ def test_every_grid_of_lrs_has_the_default(name: str) -> None:
     assert rule.factory(weight.parameters()).param_groups[0]["lr"] == rule.lr
 
 
+def test_the_reason_tells_who_is_best_at_the_edge_of_a_grid() -> None:
+    measured = typed_in()
+    assert judge(measured).reason.endswith("Best at the edge of its grid: nobody.")
+    for one in measured:
+        one["lion_relative"] = [float(WIDTH - 1 - k) for k in range(WIDTH)]
+    judgement = judge(measured)
+    assert judgement.reason.endswith("Best at the edge of its grid: Lion (steps matched, relative).")
+    assert "Lion 148x" in judgement.reason  # e^5
+    assert judgement.numbers == {"at_edge": 1.0}
+
+
 def test_a_run_that_diverges_has_the_cap() -> None:
-    rule = RULES["sgd"]._replace(first=20)
+    rule = RULES["sgd"]._replace(first=40)
     assert max(final(digits_mlp(), rule, "lr", 0, 4)) == 10.0
 
 
-def test_a_short_run_has_all_that_is_judged() -> None:
+def test_a_short_run_has_all_that_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: RULES[name] for name in ("sgd", "lion")}
+    monkeypatch.setattr("truestep.lab.claims.papers_optimizers.RULES", few)
     measured = run(0, "cpu", steps=1)
-    assert set(measured) == set(typed_in()[0])
+    assert set(measured) == {name for name in typed_in()[0] if name.startswith(tuple(few))}
     assert all(math.isfinite(x) for row in measured.values() for x in row)  # type: ignore[union-attr]
 
 

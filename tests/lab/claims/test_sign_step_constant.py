@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from truestep.lab import Measurement, Verdict
-from truestep.lab.claims.sign_step_constant import ARMS, DRAWN, TASKS, judge, lengths, plot, run
+from truestep.lab._results import LONGEST_CURVE
+from truestep.lab.claims.sign_step_constant import ARMS, DRAWN, EVERY, STEPS, TASKS, judge, lengths, plot, run
 
 
 def typed_in(**changed: float) -> list[Measurement]:
@@ -22,7 +23,7 @@ def typed_in(**changed: float) -> list[Measurement]:
         ({}, Verdict.SUPPORTED),
         ({"bfloat16_sign_spread": 1.4}, Verdict.PARTLY),
         ({f"{task}_sign_spread": 1.4 for task in TASKS}, Verdict.REFUTED),
-        ({"cnn_sgd_spread": 1.5}, Verdict.INCONCLUSIVE),
+        ({"cnn_sgd_spread": 1.5}, Verdict.INCONCLUSIVE),  # the contrast
     ],
 )
 def test_the_spread_is_judged_task_by_task_against_that_of_sgd(changed: dict[str, float], verdict: Verdict) -> None:
@@ -31,7 +32,9 @@ def test_the_spread_is_judged_task_by_task_against_that_of_sgd(changed: dict[str
 
 def test_a_spread_that_crosses_the_bound_is_inconclusive() -> None:
     one, other = typed_in(mlp_sign_spread=1.2)[0], typed_in(mlp_sign_spread=1.3)[0]
-    assert judge([one, other]).verdict is Verdict.INCONCLUSIVE
+    judgement = judge([one, other])
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "it cannot be told, on MLP on digits at batch 64 (1.25; SGD 5.0)" in judgement.reason
 
 
 def test_the_length_is_that_of_the_elements_with_a_gradient() -> None:
@@ -50,6 +53,13 @@ def test_a_short_run_has_all_that_is_judged() -> None:
     measured = run(0, "cpu", steps=2)
     assert set(measured) == set(typed_in()[0])
     assert judge([measured, measured]).verdict in Verdict
+
+
+def test_the_figure_has_every_fourth_step_at_its_place() -> None:
+    measured = [one | {f"{DRAWN}_{arm}": [1.0, 0.9, 0.8] for arm in ARMS} for one in typed_in()]
+    left, _ = plot(measured).axes
+    assert [*left.lines[0].get_xdata()] == [1, 5, 9]
+    assert STEPS / EVERY <= LONGEST_CURVE  # a longer curve is thinned when it is kept
 
 
 def test_the_figure_has_a_dot_for_each_task_and_optimizer() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from os import PathLike
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -84,7 +86,41 @@ class Splitter:
 
     def __call__(self) -> Split:
         """Load and cut; a process keeps its last four, so whatever is handed out must be a copy."""
-        return _loaded(self)
+        return _loaded(replace(self, load=_by_content(self.load)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A partial by what it calls: of one that was pickled for every trial of a sweep the data are loaded once."""
+
+    function: Callable[..., Data]
+    arguments: tuple[Any, ...]
+    keywords: tuple[tuple[str, Any], ...]
+    files: tuple[Any, ...]
+
+    def __call__(self) -> Data:
+        return self.function(*self.arguments, **dict(self.keywords))
+
+
+def _by_content(load: Callable[[], Data]) -> Callable[[], Data]:
+    if not isinstance(load, partial):
+        return load
+    keywords = tuple(load.keywords.items())
+    call = _Call(load.func, load.args, keywords, tuple(map(_stamp, (*load.args, *load.keywords.values()))))
+    try:
+        hash(call)
+    except TypeError:  # a list among the arguments
+        return load
+    return call
+
+
+def _stamp(argument: object) -> tuple[tuple[int, int], ...]:
+    """Of a file, or of a folder and what lies in it, time and size: what was written anew is read anew."""
+    if not argument or not isinstance(argument, str | PathLike) or not Path(argument).exists():
+        return ()
+    path = Path(argument)
+    found = [each.stat() for each in (path, *(sorted(path.iterdir()) if path.is_dir() else ()))]
+    return tuple((each.st_mtime_ns, each.st_size) for each in found)
 
 
 @lru_cache(maxsize=4)
@@ -129,6 +165,9 @@ def supervised(
         standardize: Give every input feature mean 0 and variance 1 over the training part.
         device: Where data and model live. Random numbers are drawn on the CPU: they are the same on every device.
 
+    Raises:
+        ValueError: If `held_out` is no share of the data.
+
     Example:
         >>> from functools import partial
         >>> from torch import nn
@@ -141,6 +180,8 @@ def supervised(
         >>> mnist.name  # the files are read when the first batch is asked for
         'mnist'
     """
+    if not 0 <= held_out < 1:
+        raise ValueError(f"`held_out` must be a share of the data, from 0 to below 1, found {held_out}")
     splitter = Splitter(load, held_out, standardize, device)
     return Problem(
         name,

@@ -17,6 +17,12 @@ LEAD: Final = (
     "steepest descent in a norm of its own. So look at where the orders agree (Kendall's tau, 1 for the same order, "
     "−1 for the reverse)."
 )
+KNOB: Final = (
+    "Geometric means over the seeds. The large point is the value taken; at an end of its line, the best may lie "
+    "beyond. Losses far above those of the smallest value lie outside."
+)
+SURE: Final = "How often the optimizer has this rank when the seeds, and the values tried in tuning, are drawn anew."
+TAU: Final = "1: two protocols give the same order; 0: no more alike than by chance; −1: the reverse."
 
 
 def ranking_section(ranking: Ranking) -> Section:
@@ -25,14 +31,14 @@ def ranking_section(ranking: Ranking) -> Section:
     places = {name: place for place, name in enumerate(ranking.names)}
     swept = [p for p in ranking.protocols if any(len(values) > 1 for values in p.grid.values())]
     panels = [
-        Panel(f"knob-{number}", f"{p.name}: loss at the end", partial(loss_against_knob, p, places))
+        Panel(f"knob-{number}", f"{p.name}: loss at the end", KNOB, partial(loss_against_knob, p, places))
         for number, p in enumerate(swept)
     ]
     panels += [
-        Panel(f"probability-{number}", f"{p.name}: probability of each rank", partial(rank_probabilities, p))
+        Panel(f"probability-{number}", f"{p.name}: probability of each rank", SURE, partial(rank_probabilities, p))
         for number, p in enumerate(ranking.protocols)
     ]
-    panels.append(Panel("tau-0", "Agreement of the orders: Kendall's tau", partial(order_agreement, ranking)))
+    panels.append(Panel("tau-0", "Agreement of the orders: Kendall's tau", TAU, partial(order_agreement, ranking)))
     return Section("ranking", "The order, and how much it depends on the question", LEAD, tuple(tables), tuple(panels),
                    tuple(ranking.warnings), places)  # fmt: skip
 

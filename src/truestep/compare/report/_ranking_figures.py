@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Final
 
 from truestep._page import COLOURS, Figure, axis_of, log_axis, loss_axis, matrix, plain, short
@@ -23,7 +24,8 @@ def loss_against_knob(protocol: Protocol, places: Mapping[str, int]) -> Figure:
         trace = line(short(name), grid, mean, "loss %{y:.4~g}", colour, mode="lines+markers", meta=places[name])
         data.append(trace | {"marker": {"size": sizes, "opacity": 1}})
     values = [value for grid in protocol.grid.values() for value in grid]
-    shown = finite([value for mean in means.values() for value in mean])
+    untrained = max(finite([mean[0] for mean in means.values()]), default=inf)  # by the smallest step of each
+    shown = [value for mean in means.values() for value in finite(mean) if value <= 3 * untrained]
     layout = over_values(
         axis_of("lr" if protocol.knob == "lr" else "step length", None, log_axis(values, least=3)),
         axis_of("loss at the end", None, loss_axis(shown)),

@@ -23,10 +23,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A figure under its caption; made only where it is drawn."""
+    """A figure under its caption and a line on how to read it; made only where it is drawn."""
 
     id: str
     caption: str
+    note: str
     draw: Callable[[], Figure]
 
 

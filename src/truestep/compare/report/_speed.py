@@ -10,6 +10,7 @@ from typing import Final
 from truestep.compare.report._section import Panel, Section, Table, span, words
 from truestep.compare.report._speed_figures import curves, distances, residuals
 from truestep.compare.speed import SpeedTest
+from truestep.compare.speed._speed_test import TOO_LITTLE
 
 TITLE: Final = "Better, or faster a step?"
 LEAD: Final = (
@@ -19,25 +20,48 @@ LEAD: Final = (
     "SAME: at A's own lr; DIFFERENT: at none; UNDECIDED: these seeds do not tell; UNBOUNDED: the best "
     "multiple is the first or last that was tried."
 )
+CURVES: Final = (
+    "Geometric means over the seeds, on the probe. Is B under the dashed A? Grey: A at other multiples of its lr. "
+    "B's copy is B on another order of the data."
+)
+DISTANCES: Final = (
+    "The lowest is the most alike. Blue: A as it was trained. Orange: the best, which may lie between two of these and "
+    "have a lag. Below the dashed line counts as equal; two copies of B are as far apart as the dotted one."
+)
+RESIDUALS: Final = (
+    "Above 0 A's loss is the higher one; 0.05 nats are 5 %. Line: mean over the seeds; band: the least seed to the "
+    "greatest."
+)
 
 
 def speed_sections(tests: Sequence[SpeedTest]) -> list[Section]:
     """The verdicts of several tests beside each other, then a section for each test."""
     if len(tests) == 1:
-        return [Section("speed", TITLE, LEAD, (_details(tests[0]),), _panels(tests[0], 0))]
+        return [_section("speed", TITLE, LEAD, tests[0], 0)]
     return [
         Section("speed", TITLE, LEAD, (_verdicts(tests),)),
         *(
-            Section(
-                f"speed-{number}", f"{test.a} → {test.b}", f"{test.sentence}.", (_details(test),), _panels(test, number)
-            )
+            _section(f"speed-{number}", f"{test.a} → {test.b}", f"{test.sentence}.", test, number)
             for number, test in enumerate(tests)
         ),
     ]
 
 
+def _section(id_: str, title: str, lead: str, test: SpeedTest, number: int) -> Section:
+    return Section(id_, title, lead, (_details(test),), _panels(test, number), _warnings(test))
+
+
+def _warnings(test: SpeedTest) -> tuple[str, ...]:
+    """Two that have not begun to train are equal at almost any lr."""
+    if not (isfinite(test.threshold) and test.moved < TOO_LITTLE * test.threshold):
+        return ()
+    moved, equal = words(test.moved), words(test.threshold)
+    told = f"B's loss changes by {moved} nats in {test.steps[-1]:,} steps and {equal} count as equal"
+    return (f"{test.a} → {test.b}: {told}, so that A is like it at many lrs; take more steps, or a smaller margin",)
+
+
 def _verdicts(tests: Sequence[SpeedTest]) -> Table:
-    head = ("A", "B", "verdict", "multiplier of A's lr", "lag, steps", "left, nats", "counts as equal, nats")
+    head = ("A", "B", "verdict", "multiplier of A's lr", "lag, steps", "residual, nats", "counts as equal, nats")
     rows = [
         (
             test.a,
@@ -58,8 +82,12 @@ def _details(test: SpeedTest) -> Table:
     rows = [
         ("verdict", test.verdict, f"{test.seeds} seeds, {test.steps[-1]:,} steps of {test.problem}"),
         ("multiplier", span(test.multiplier, test.interval), f"of A's lr, {words(test.lr_a)}, with its 95 % interval"),
-        ("lag", f"{words(round(test.lag, 1))} steps", f"B behind such an A; sought up to {words(test.largest_lag)}"),
-        ("left", f"{span(test.residual, test.residual_interval)} nats", "distance at that multiplier and lag"),
+        (
+            "lag",
+            f"{words(round(test.lag, 1))} steps",
+            f"how far B is behind; no more than momentum explains, {words(test.largest_lag)}",
+        ),
+        ("residual", f"{span(test.residual, test.residual_interval)} nats", "distance at that multiplier and lag"),
         ("at A's own lr", f"{words(test.residual_at_one)} nats", "distance at multiplier 1"),
         ("floor", f"{words(test.floor)} nats", "distance between two copies of B"),
         ("counts as equal", f"{words(test.threshold)} nats", "the margin, or 1.5 floors where that is more"),
@@ -78,7 +106,7 @@ def _share(value: float) -> str:
 
 def _panels(test: SpeedTest, number: int) -> tuple[Panel, ...]:
     return (
-        Panel(f"curves-{number}", "Loss, geometric mean over seeds; grey: A at other multiples", partial(curves, test)),
-        Panel(f"distances-{number}", "Distance at each multiple of A's lr", partial(distances, test)),
-        Panel(f"residuals-{number}", "What the best multiple leaves, by steps", partial(residuals, test)),
+        Panel(f"curves-{number}", "Loss over the steps", CURVES, partial(curves, test)),
+        Panel(f"distances-{number}", "Distance at each multiple of A's lr", DISTANCES, partial(distances, test)),
+        Panel(f"residuals-{number}", "What the best multiple leaves, by steps", RESIDUALS, partial(residuals, test)),
     )

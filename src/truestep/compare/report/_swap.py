@@ -19,6 +19,19 @@ LEAD: Final = (
     "10 %. Length and direction add up to the total; the interaction, which only both at once have, is "
     "shared out equally between them. It holds for the norm in which lengths are taken."
 )
+ARMS_NOTE: Final = (
+    "Geometric means over the seeds, on the probe. Colour: whose direction; dashed: at the other's length. Lines of "
+    "one colour that part show the length's effect, two colours at one length the direction's."
+)
+EFFECTS_NOTE: Final = (
+    "Left of 0 B's part makes the loss smaller, right of 0 larger. Bars: 95 % intervals over the seeds."
+)
+OVER: Final = {
+    "global": "over all weights",
+    "group": "in each group",
+    "tensor": "in each tensor",
+    "unit": "in each unit",
+}
 EFFECTS: Final = ("total", "length", "direction", "interaction")
 
 
@@ -31,15 +44,15 @@ def swap_section(tests: Sequence[SwapTest]) -> Section:
     for number, test in enumerate(tests):
         named = f"{test.a} → {test.b}, " if len(pairs) > 1 else ""
         at = f"{named}lengths in {lengths(test)}"
-        panels.append(Panel(f"arms-{number}", f"The four arms, {at}", partial(arms, test)))
-        panels.append(Panel(f"effects-{number}", f"Effects with 95 % intervals, {at}", partial(effects, test)))
+        panels.append(Panel(f"arms-{number}", f"The four arms, {at}", ARMS_NOTE, partial(arms, test)))
+        panels.append(Panel(f"effects-{number}", f"Effects, {at}", EFFECTS_NOTE, partial(effects, test)))
     tables = tuple(_table(title, of_pair) for title, of_pair in pairs.items())
     return Section("swap", "Length or direction?", LEAD, tables, tuple(panels))
 
 
 def lengths(test: SwapTest) -> str:
     """In what the lengths of the steps were taken."""
-    return f"{test.norm}, {test.scope}"
+    return f"{test.norm}, {OVER.get(test.scope, test.scope)}"
 
 
 def _table(title: str, tests: Sequence[SwapTest]) -> Table:

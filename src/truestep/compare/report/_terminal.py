@@ -24,6 +24,7 @@ def show(console: Any, speed: Sequence[SpeedTest], swap: Sequence[SwapTest], ran
     console.print(f"[bright_black]{escape(told)}[/]", soft_wrap=True)
     for section in sections:
         console.print(f"\n[bold]{escape(section.title)}[/]")
+        console.print(f"[bright_black]{escape(section.lead)}[/]")
         for warning in section.warnings:
             console.print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True)
         for table in section.tables:
@@ -34,7 +35,9 @@ def _print(console: Any, table: Table) -> None:
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    drawn = RichTable(*map(escape, table.head), title=escape(table.title) or None, title_justify="left")
+    drawn = RichTable(title=escape(table.title) or None, title_justify="left")
+    for cell in table.head:
+        drawn.add_column(escape(cell), overflow="fold")  # a name cut short is no name
     for row in table.rows:
         drawn.add_row(*map(escape, row))
     console.print(drawn)

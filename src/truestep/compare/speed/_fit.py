@@ -71,8 +71,10 @@ class Grid:
     def distances(
         self, decades: Float64[Tensor, " places"], lags: Float64[Tensor, " lags"], y_b: Curves
     ) -> Float64[Tensor, "seeds lags places"]:
-        """Mean squares of A - B over the points, seed by seed."""
-        return torch.stack([((self.at(decades, lag[None])[0] - y_b) ** 2).nanmean(-1).T for lag in lags], 1)
+        """Mean squares of A - B, seed by seed, over the points known at every lag: none is left out to suit."""
+        known = delay_matrices(self.steps, lags).isfinite().all(-1).all(0)
+        squares = [(self.at(decades, lag[None])[0] - y_b)[..., known] ** 2 for lag in lags]
+        return torch.stack([each.mean(-1).T for each in squares], 1)
 
 
 def fit_speed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from truestep.compare.speed._fit import Fit, Grid, fit_speed, trained
 from truestep.compare.speed._path import PathTest
-from truestep.compare.speed._speed_test import SpeedTest, Verdict
+from truestep.compare.speed._speed_test import TOO_LITTLE, SpeedTest, Verdict
 from truestep.compare.statistics import log_losses
 
 FLOORS: Final = 1.5  # so many floors count as equal, where the margin is less
@@ -55,8 +55,9 @@ class Runs:
         """The multiplier and lag at which A comes nearest to B.
 
         Raises:
-            ValueError: There are fewer than two multipliers at which A trains.
+            ValueError: B diverges, or there are fewer than two multipliers at which A trains.
         """
+        self._check_b()
         kept = trained(torch.where(self.losses_a <= self.ceiling, self.losses_a, torch.inf))
         if kept.stop - kept.start < 2:
             found = [f"{m:.3g}" for m in self.multipliers[kept]]
@@ -72,6 +73,16 @@ class Runs:
         )
         return fit_speed(Grid(y, decades, self.steps), b, again, at_one=one, largest_lag=self.largest_lag)
 
+    def _check_b(self) -> None:
+        """A run at the ceiling would make a floor above which all is equal, and two that diverge the same."""
+        runs = torch.cat([self.losses_b, self.losses_b_again])
+        diverged = int((~(runs <= self.ceiling)).any(1).sum())
+        if diverged:
+            raise ValueError(
+                f"`b` must train at its own lr, found {diverged} of {len(runs)} runs of {self.b} diverged (above "
+                f"{self.ceiling:.3g}, 1000 times the loss at the start): lower its lr"
+            )
+
 
 def judge(runs: Runs, fit: Fit, margin: float | int, path: PathTest | None = None) -> SpeedTest:
     """The speed test of these runs.
@@ -83,7 +94,7 @@ def judge(runs: Runs, fit: Fit, margin: float | int, path: PathTest | None = Non
         path: The path test, if there was one.
     """
     threshold = max(float(margin), FLOORS * fit.floor)
-    return SpeedTest(
+    test = SpeedTest(
         problem=runs.problem,
         a=runs.a,
         b=runs.b,
@@ -111,6 +122,7 @@ def judge(runs: Runs, fit: Fit, margin: float | int, path: PathTest | None = Non
         losses_b_again=runs.losses_b_again,
         fitted=fit.fitted.exp(),
     )
+    return replace(test, verdict="UNDECIDED") if test.moved < TOO_LITTLE * threshold else test
 
 
 def verdict(fit: Fit, threshold: float | int) -> Verdict:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from jaxtyping import Float64
 from torch import Tensor
 
 from truestep.compare.speed._path import PathTest
+
+TOO_LITTLE: Final = 3  # thresholds that B's log loss must change by, or a curve is like A's at any lr
 
 Verdict = Literal["SAME", "SPED-UP", "DIFFERENT", "UNDECIDED", "UNBOUNDED"]
 
@@ -30,7 +32,8 @@ class SpeedTest:
         multiplier: Factor on A's lr that comes nearest to B.
         interval: The multiplier's 95 % interval.
         lag: By how many steps B is behind such an A; less than 0, ahead.
-        largest_lag: What the lag was sought up to, from 0: the difference of the momenta's b/(1-b).
+        largest_lag: What the lag was sought up to, from 0: the difference of the momenta's b/(1-b), half of the run at
+            most.
         residual: Distance left at that multiplier and lag, root mean square over seeds and points.
         residual_interval: Its 95 % interval.
         residual_at_one: Distance at A's own lr, no lag.
@@ -42,7 +45,8 @@ class SpeedTest:
         late: Over the second half.
         path: Whether they walk one path; None where it was not asked for.
         verdict: SAME: equal at A's own lr. SPED-UP: equal at the multiplier. DIFFERENT: surely not equal at any.
-            UNDECIDED: the seeds do not tell. UNBOUNDED: the best multiplier is the first or last that A trains at.
+            UNDECIDED: the seeds do not tell, or B has hardly begun to train, see `moved`. UNBOUNDED: the best
+            multiplier is the first or last that A trains at.
         multipliers: Those that A was trained at.
         losses_a: A's losses on the probe, inf from where a run diverged.
         losses_b: B's.
@@ -78,6 +82,12 @@ class SpeedTest:
     fitted: Float64[Tensor, "seeds points"]
 
     @property
+    def moved(self) -> float:
+        """By how much B's log loss changes, mean over seeds, in nats; less than 3 thresholds tell nothing."""
+        logs = self.losses_b.double().log()
+        return float((logs.amax(-1) - logs.amin(-1)).mean())
+
+    @property
     def sentence(self) -> str:
         """What a reader needs: "AdaBelief at lr 0.001 is Adam at lr 0.00157 to within 3 % of the loss"."""
         a, b = without_lr(self.a), f"{without_lr(self.b)} at lr {self.lr_b:.3g}"
@@ -85,11 +95,17 @@ class SpeedTest:
         low, high = (percent(end) for end in self.residual_interval)
         match self.verdict:
             case "SAME":
-                return f"{b} is {a} at lr {self.lr_a:.3g} to within {percent(self.residual_at_one)} of the loss"
+                left = percent(self.residual_at_one)
+                return f"{b} is {a} at lr {self.lr_a:.3g} to within {left} of the loss{self._path_words()}"
             case "SPED-UP":
-                return f"{b} is {a} at lr {lr}{self._lag_words()} to within {left} of the loss"
+                return f"{b} is {a} at lr {lr}{self._lag_words()} to within {left} of the loss{self._path_words()}"
             case "DIFFERENT":
                 return f"{b} is not {a} at another lr: at the nearest, {lr}, {left} of the loss stay between them"
+            case "UNDECIDED" if self.moved < TOO_LITTLE * self.threshold:
+                return (
+                    f"{b} changes the loss by {percent(self.moved)} in {self.steps[-1]} steps: "
+                    f"too little to tell it from {a} at many lrs; take more steps"
+                )
             case "UNDECIDED":
                 return (
                     f"{self.seeds} seeds do not tell whether {b} is {a} at lr {lr}: "
@@ -104,6 +120,15 @@ class SpeedTest:
         if not steps:
             return ""
         return f", {steps} step{'s' * (steps > 1)} {'behind' if self.lag > 0 else 'ahead'},"
+
+    def _path_words(self) -> str:
+        """Equal losses on another path are another solution."""
+        if self.path is None:
+            return ""
+        apart = self.path.distance_at_one if self.verdict == "SAME" else self.path.distance
+        if not apart > max(2 * self.path.floor, 0.02):
+            return ""
+        return f", on a path {100 * apart:.0f} % of its length away"
 
     def __str__(self) -> str:
         low, high = self.interval

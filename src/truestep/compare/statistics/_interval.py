@@ -32,8 +32,8 @@ class Interval:
     high: float
 
     def excludes(self, value: float | int) -> bool:
-        """Whether `value` lies outside."""
-        return not self.low <= value <= self.high
+        """Whether `value` surely lies outside; an interval with an end that is nan excludes nothing."""
+        return value < self.low or value > self.high
 
     def meets(self, other: Interval) -> bool:
         """Whether the two intervals share a point."""

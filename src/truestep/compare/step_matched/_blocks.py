@@ -75,19 +75,20 @@ def list_blocks(optimizer: Optimizer, scope: Scope) -> Blocks:
         >>> blocks.rows, blocks.sizes
         ((2, 1), (1, 1, 1))
     """
-    found = [
-        (p, number, place)
+    places = {  # by weight: torch lets one stand twice in a group
+        id(p): (p, number, place)
         for number, group in enumerate(optimizer.param_groups)
         for place, p in enumerate(group["params"])
         if p.numel() and (p.requires_grad or p.grad is not None)
-    ]
+    }
+    found = list(places.values())
     if not found or any(is_distributed(p) for p, _, _ in found):
         what = "a DTensor (FSDP2, tensor parallel)" if found else "none"
         msg = f"`optimizer` must hold weights that want a gradient, whole on each rank (DDP is), found {what}"
         raise ValueError(msg)
-    params, groups, places = zip(*found, strict=True)
+    params, groups, numbers = zip(*found, strict=True)
     rows = tuple(num_rows(p, units=scope == "unit") for p in params)
-    return Blocks(scope, params, groups, places, rows, _sizes(scope, groups, rows))
+    return Blocks(scope, params, groups, numbers, rows, _sizes(scope, groups, rows))
 
 
 def _sizes(scope: Scope, groups: tuple[int, ...], rows: tuple[int, ...]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from torch import Tensor
@@ -53,7 +54,7 @@ def _check_probe(norm: object, scope: object, probe: object) -> None:
 
 
 def _check_length(length: Any, norm: object) -> None:
-    if isinstance(length, int | float):
+    if isinstance(length, Real):
         check_length(length, str(norm))
     elif isinstance(length, Replay):
         length.check_norm(str(norm))

@@ -13,6 +13,7 @@ from truestep.compare.step_matched._extent import Extent
 Norm = Literal["l2", "rms", "linf", "relative", "angular"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
+_LARGEST = torch.finfo(torch.float32).max  # weights are multiplied in float32: a larger factor is none
 _RADIAL = 1e-5  # of a step whose tangential share is less, rounding leaves fewer than six digits
 
 
@@ -62,7 +63,7 @@ def matching_factor(
         return angular_factor(moved, length)
     took = step_length(moved, norm, floor)
     c = length / took
-    return torch.where(took.isfinite() & c.isfinite() & (c >= 0), c, torch.nan)  # of an infinite step 0 is no factor
+    return torch.where(took.isfinite() & (c >= 0) & (c < _LARGEST), c, torch.nan)  # of an infinite step 0 is no factor
 
 
 def angular_factor(moved: Extent, angle: Float64[Tensor, "*#blocks"]) -> Float64[Tensor, "*blocks"]:
@@ -88,7 +89,7 @@ def angular_factor(moved: Extent, angle: Float64[Tensor, "*#blocks"]) -> Float64
     c = length * angle.sin() / turned
     reached = (tangential > _RADIAL * size) & (turned > _RADIAL * size) & (length > 0)
     asked = (angle >= 0) & (angle < torch.pi)
-    return torch.where(reached & asked & c.isfinite(), c, torch.nan)
+    return torch.where(reached & asked & (c < _LARGEST), c, torch.nan)
 
 
 def _components(moved: Extent) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._pytree import tree_leaves
 
 from truestep.compare.step_matched._root import nearest_factor
@@ -18,7 +19,9 @@ from truestep.core._preserved import preserved
 _FORWARDS = 8  # of the network, in all, for one step
 _TOLERANCE = 1e-7  # relative error of a length that no further forward is spent on
 _REACHED = 1e-5  # relative error up to which a length is the wanted one
-_ROUNDINGS = 16  # so many roundings of the outputs are no error that a further forward could mend
+_ROUNDINGS = 4  # of the outputs: an error that a further forward may not mend
+_ROUNDED = 1e-2  # relative error that is reported, whatever the outputs' digits
+_ENOUGH = 1e-3  # and one that forwards are spent on
 _CAREFUL = 0.1  # of the weights' norm: the longest step that is tried before anything is known
 
 Pairs = Sequence[tuple[Tensor, Tensor]]  # weights before the step, and the parameters to be written
@@ -46,7 +49,7 @@ class Outputs:
         self._pairs: Pairs = ()
         self._after: list[Tensor | None] = []
         self._start: list[Tensor] = []
-        self._forwards = 0
+        self._forwards, self._looked = 0, False
 
     @contextmanager
     def probed(self, pairs: Pairs) -> Generator[None, None, None]:
@@ -56,7 +59,9 @@ class Outputs:
         try:
             for w, p in pairs:
                 p.detach().copy_(w)
-            self._start, self._forwards = self._outputs(), 1
+            with nullcontext() if self._looked else no_running_statistics():
+                self._start = self._outputs()
+            self._forwards, self._looked = 1, True
             yield
         finally:
             self._put_back()
@@ -86,11 +91,11 @@ class Outputs:
         possible = 0 < wanted < torch.inf and step < torch.inf
         if not possible:
             return torch.nan, self._length(1.0), False
-        noise = _ROUNDINGS * max(torch.finfo(x.dtype).eps for x in self._start) * _rms(self._start) / wanted
+        noise = max(torch.finfo(x.dtype).eps for x in self._start) * _rms(self._start) / wanted
         left = _FORWARDS - self._forwards
-        tolerance = max(_TOLERANCE, noise)
+        tolerance = max(_TOLERANCE, min(noise, _ENOUGH))
         c, length = nearest_factor(self._length, wanted, first, evaluations=left, tolerance=tolerance)
-        return c, length, abs(length / wanted - 1) <= max(_REACHED, noise)
+        return c, length, abs(length / wanted - 1) <= max(_REACHED, min(_ROUNDINGS * noise, _ROUNDED))
 
     def _put_back(self) -> None:
         """The weights as the optimizer's own step left them."""
@@ -113,6 +118,25 @@ class Outputs:
             msg = f"`probe` must give a tensor of floating-point numbers, or a pytree of them, found {found!r:.80}"
             raise ValueError(msg)
         return tensors
+
+
+@contextmanager
+def no_running_statistics() -> Generator[None, None, None]:
+    """Within, a module that would move its running mean and variance is refused: looking must leave no trace."""
+
+    def check(module: nn.Module, _inputs: Any) -> None:
+        if module.training and getattr(module, "running_mean", None) is not None:
+            msg = (
+                f"`probe` must leave the run as it is, found a {type(module).__name__} in training mode, which counts "
+                "each look in its running mean; call `model.eval()` in `probe`, and `model.train()` behind"
+            )
+            raise ValueError(msg)
+
+    handle = register_module_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _rms(tensors: Sequence[Tensor]) -> float:

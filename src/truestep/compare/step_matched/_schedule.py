@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf, pi
+from numbers import Real
 from typing import Any
 
 import torch
@@ -46,8 +47,18 @@ def length_at(length: Schedule, step: Count, norm: str) -> float | Float64[Tenso
 def check_length(length: object, norm: str) -> None:
     """Raise a ValueError where `length` is a number, but no length of this norm."""
     below = pi if norm == "angular" else inf
-    if not isinstance(length, int | float) or not 0 <= length < below:
-        msg = f"`length` must be a number from 0 to below {below:g} for norm={norm!r}, found {length}"
+    if not isinstance(length, Real) or not 0 <= float(length) < below:
+        msg = f"`length` must be a number from 0 to below {below:g} for norm={norm!r}, found {length!r:.80}"
+        raise ValueError(msg)
+
+
+def check_shape(lengths: Tensor, num_blocks: int) -> None:
+    """Raise a ValueError where a tensor of lengths is neither one for all blocks nor one for each."""
+    if lengths.dim() > 1 or lengths.numel() not in (1, num_blocks):
+        msg = (
+            f"`length` as a tensor must have one value, or one for each of the {num_blocks} blocks of a step, found "
+            f"shape {tuple(lengths.shape)}; for one at each step give a list (`.tolist()`)"
+        )
         raise ValueError(msg)
 
 

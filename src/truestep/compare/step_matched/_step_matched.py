@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -25,6 +25,8 @@ from truestep.core._hooks import capturing, check_hooks
 from truestep.core._kept import Buffers
 
 _FLOOR = 0.1  # of the root mean square of all weights
+_ROUND = (torch.float16, torch.bfloat16)  # formats in which a step may be lost
+_OFF = 0.01  # share of the wanted length that rounding may add or take
 
 
 class StepMatched:
@@ -63,18 +65,22 @@ class StepMatched:
     Raises:
         ValueError: If `optimizer` is LBFGS, takes no hooks, holds DTensors, or another control has the say in its
             weights' lr, norms or steps (another `StepMatched`, too); if the other optimizer holds other weights; if an
-            argument is none of the above. Within a step: if the schedule has no length for it, or the step is captured
-            in a CUDA graph, which would replay one length.
+            argument is none of the above. Within a step: if the schedule has no length for it, or not one for each
+            block; if `probe` runs batch norm in training mode; if the step is captured in a CUDA graph, which would
+            replay one length.
 
     Note:
         A block that did not move, whose angle cannot be reached, or whose step is not finite keeps the step it took;
-        `report` says which, and how far it went. A length in the outputs is searched for, to 1e-5 or what their digits
-        allow; where 8 forwards are not enough (steps that change the outputs by much) the nearest length found is taken
-        and reported. "relative" takes each weight to have at least a tenth of the root mean square that all weights
-        have when the control is attached (a tenth, where all are zero): a zero-initialised block has no length of its
-        own. A step that a gradient scaler or `guard` skips changes no bit and takes no length off the schedule.
-        Weights of few digits round: a length of less than their spacing is not met. Units of a transposed convolution
-        lie along its second dimension: not supported.
+        `report` says which, and how far it went. A length in the outputs is searched for, to 1e-5, or to what their
+        digits allow and 1 % at most; where 8 forwards are not enough (steps that change the outputs by much) the
+        nearest length found is taken and reported. "relative" takes each weight to have at least a tenth of the root
+        mean square that all weights have when the control is attached (a tenth, where all are zero): a zero-initialised
+        block has no length of its own. A step that a gradient scaler or `guard` skips changes no bit and takes no
+        length off the schedule. Units of a transposed convolution lie along its second dimension: not supported.
+
+        Weights round. Of 16 bits the length is measured behind the rounding, and reported where it is more than 1 %
+        off. The direction is read off the weights too: of a step near their spacing (6e-8 of a float32 weight, 4e-3 of
+        a bfloat16 one) it has few digits, so give the optimizer an lr whose steps are well above.
 
         What waits for the device at each step: "function", and another optimizer as `length` where a scaler's
         `found_inf` lies there. Ranks must be given one `probe` batch. The weights that are measured are those in the
@@ -118,8 +124,7 @@ class StepMatched:
         self._tally = Tally(self._blocks)
         self._buffers, self._before = Buffers(), list[Tensor | None]()
         self._decay = DecayOutside(optimizer) if decay == "out" else None
-        ready = {} if (reference := self._wanted.reference) is None else {"ready": reference.ready}
-        self._around = Around(optimizer, before=self._begin, first=self._match, keeps=kept, **ready)
+        self._around = Around(optimizer, before=self._begin, ready=self._ready, first=self._match, keeps=kept)
 
     @property
     def report(self) -> MatchReport:
@@ -154,9 +159,17 @@ class StepMatched:
             msg = "`StepMatched` must not be captured in a CUDA graph, which would replay one length; close it before"
             raise ValueError(msg)
         self._blocks = list_blocks(self._optimizer, self._scope)
-        self._wanted.begin(self._blocks.params, self._tally.steps)
+        self._wanted.begin(self._blocks, self._floor, self._tally.steps)
         names = [str(number) for number in range(len(self._blocks.params))]
         self._before = self._buffers.fill(names, [p.detach() for p in self._blocks.params])
+        if self._decay is not None:
+            self._decay.put_back()  # a step before may have ended in an exception
+
+    @torch.no_grad()
+    def _ready(self) -> None:
+        """The gradients stand; not earlier, for a closure may end in an exception, and no step put the decay back."""
+        if self._wanted.reference is not None:
+            self._wanted.reference.ready()
         if self._decay is not None:
             self._decay.take()
 
@@ -187,12 +200,23 @@ class StepMatched:
         blocks = self._blocks
         pairs = [(w, p) for w, p in zip(self._before, blocks.params, strict=True) if w is not None]
         wanted, factor, took, kept = self._matched(pairs)
-        self._tally.note(blocks, wanted, took, kept, skipped)
-        rows = blocks.of_weights(factor)
-        for (w, p), c, group in zip(pairs, rows, blocks.groups, strict=True):
-            decays = self._decay is not None and p.grad is not None  # torch passes over weights without a gradient
-            share = self._decay.share(group) if self._decay is not None and decays else 0.0
+        shares = [self._share(p, group) for p, group in zip(blocks.params, blocks.groups, strict=True)]
+        for (w, p), c, share in zip(pairs, blocks.of_weights(factor), shares, strict=True):
             write_(p, w, c, share, skipped)
+        if self._outputs is None and any(p.dtype in _ROUND for _, p in pairs):
+            took, kept = self._rounded(pairs, shares, wanted, kept)
+        self._tally.note(blocks, wanted, took, kept, skipped)
+
+    def _share(self, p: Tensor, group: int) -> int | float | Tensor:
+        """What decay takes of a weight besides; torch passes over weights without a gradient."""
+        return 0.0 if self._decay is None or p.grad is None else self._decay.share(group)
+
+    def _rounded(self, pairs: Pairs, shares: Sequence[Any], wanted: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Lengths as the weights' few digits hold them, and which are no longer the wanted ones."""
+        wide = [w.to(torch.promote_types(w.dtype, torch.float64)) for w, _ in pairs]
+        decayed = [((1 - share) * w, p) for w, (_, p), share in zip(wide, pairs, shares, strict=True)]
+        took = step_length(self._extent(decayed), cast("Norm", self._norm), self._floor)
+        return took, kept | ~((took - wanted).abs() <= _OFF * wanted)
 
     def _matched(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """By block: length wanted, factor of the step (nan: left as it is), length taken, whether it is another."""

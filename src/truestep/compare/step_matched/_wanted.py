@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from truestep.compare.step_matched._blocks import Blocks
 from truestep.compare.step_matched._reference import Reference
 from truestep.compare.step_matched._replay import Replay
-from truestep.compare.step_matched._schedule import Count, Length, Schedule, length_at
+from truestep.compare.step_matched._schedule import Count, Length, Schedule, check_shape, length_at
 
 
 class Wanted:
@@ -34,20 +34,38 @@ class Wanted:
         self._optimizer, self._norm = optimizer, norm
         self._schedule: Schedule = torch.nan
         self.reference: Reference | None = None
+        self._record: Replay | None = None
+        self._read_for: tuple[float, list[int]] | None = None
         self._now: float | Tensor = torch.nan
         if isinstance(length, Optimizer):
             self.reference = Reference(length, optimizer, decay_out=decay_out)
         elif isinstance(length, Replay):
-            self._schedule = length.lengths(blocks, blocks.given(optimizer.param_groups), norm, floor)
+            self._record = length
+            self._read(blocks, floor)
         else:
             self._schedule = length
 
-    def begin(self, params: Sequence[Tensor], step: Count) -> None:
-        """Before the step of this number."""
-        if self.reference is None:
-            self._now = length_at(self._schedule, step, self._norm)
-        else:
-            self.reference.begin(params)
+    def begin(self, blocks: Blocks, floor: float, step: Count) -> None:
+        """Before the step of this number, of these blocks.
+
+        Raises:
+            ValueError: If there is no length for the step, or a tensor of neither one nor one for each block.
+        """
+        if self.reference is not None:
+            self.reference.begin(blocks.params)
+            return
+        self._read(blocks, floor)
+        self._now = length_at(self._schedule, step, self._norm)
+        if isinstance(self._now, Tensor):
+            check_shape(self._now, len(blocks.sizes))
+
+    def _read(self, blocks: Blocks, floor: float) -> None:
+        """A record's lengths, anew where a weight was frozen or added or the floor came with a loaded state."""
+        read_for = floor, [id(x) for x in blocks.params]
+        if self._record is not None and self._read_for != read_for:
+            names = blocks.given(self._optimizer.param_groups)
+            self._schedule = self._record.lengths(blocks, names, self._norm, floor)
+            self._read_for = read_for
 
     def of(
         self,

@@ -51,6 +51,7 @@ class SwapTest:
             works against the length.
         steps: Steps done at each point.
         losses: On the probe, of the arms (whose direction, whose length).
+        diverged: Runs, of all arms, that diverged: each counts as a thousand times the loss before training.
     """
 
     problem: str
@@ -66,14 +67,23 @@ class SwapTest:
     length_share: Interval
     steps: tuple[int, ...]
     losses: dict[Arm, Float64[Tensor, "seeds points"]]
+    diverged: int = 0
 
     @property
     def sentence(self) -> str:
         """What a reader needs, in one sentence."""
+        runs = f"{self.diverged} of {len(ARMS) * self.seeds} runs diverged"
+        return f"{self._change}; {runs}, each counted as 1000 times the first loss" if self.diverged else self._change
+
+    @property
+    def _change(self) -> str:
         swap = f"{self.b} in place of {self.a} on {self.problem}"
         if not self.total.excludes(0.0):
             return f"{swap}: no change that {self.seeds} seeds can tell, log loss {self.total}"
-        change = f"{swap} changes the log loss by {_signed(self.total)}: "
+        way, total = "raises", self.total
+        if total.mean < 0:
+            way, total = "lowers", Interval(-total.mean, -total.high, -total.low)
+        change = f"{swap} {way} the log loss, averaged over the run, by {total} nats: "
         length, direction = round(100 * self.length_share.mean), round(100 * (1 - self.length_share.mean))
         if length >= 0 and direction >= 0:
             low, high = (f"{100 * end:.0f}" for end in (self.length_share.low, self.length_share.high))
@@ -167,8 +177,10 @@ def judge_swap(
         paired_interval, (effects.total, effects.length, effects.direction, effects.interaction)
     )
     share = ratio_interval(effects.length, effects.total)
+    effects_told = (total, length, direction, interaction, share)
+    diverged = sum(int((~(each <= ceiling)).any(1).sum()) for each in losses.values())
     steps = curves["a", "a"].steps
-    return SwapTest(problem, a, b, y.shape[1], norm, scope, total, length, direction, interaction, share, steps, losses)
+    return SwapTest(problem, a, b, y.shape[1], norm, scope, *effects_told, steps, losses, diverged)
 
 
 def _signed(interval: Interval) -> str:

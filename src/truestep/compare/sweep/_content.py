@@ -28,8 +28,9 @@ def content(trial: Callable[[], Any]) -> str:
     """The JSON text that says what a trial computes.
 
     It holds the names of functions and classes, their arguments, the versions of torch and truestep, and of a package
-    from which something is taken. Of functions and classes outside packages it holds a digest of their source text and
-    of what that text names, so that an edited one is run again. It does not hold what files contain.
+    from which something is taken, and torch's default number format where that is not float32. Of functions and classes
+    outside packages it holds a digest of their source text and of what that text names, so that an edited one is run
+    again. It does not hold what files contain.
 
     Raises:
         ValueError: If something has no importable name, as a lambda, or cannot be described, as an open file.
@@ -39,8 +40,10 @@ def content(trial: Callable[[], Any]) -> str:
         >>> content(partial(round, 2.5, ndigits=1))
         '{"torch":...,"trial":{"arguments":[2.5],"keywords":{"ndigits":1},"partial":{"name":"builtins:round"}},...'
     """
-    versions = {name: str(sys.modules[name].__version__) for name in BUILT_IN}
-    return json.dumps({"trial": described(trial)} | versions, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    known = {name: str(sys.modules[name].__version__) for name in BUILT_IN} | {"trial": described(trial)}
+    if torch.get_default_dtype() != torch.float32:
+        known["default"] = described(torch.get_default_dtype())
+    return json.dumps(known, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def content_hash(trial: Callable[[], Any]) -> str:
@@ -72,6 +75,9 @@ def described(value: Any) -> Any:
         return {"fields": values, "of": named(type(value))}
     if callable(value) and hasattr(value, "__qualname__"):
         return named(value)
+    number: Any = value  # of numpy's, as from arange
+    if type(value).__module__ == "numpy" and getattr(number, "shape", None) == () and number.dtype.kind in "biufc":
+        return {"numpy": str(number.dtype), "number": repr(number.item())}
     found = f"{type(value).__module__}.{type(value).__qualname__}"
     raise ValueError(f"`trials` must be made of numbers, texts, frozen dataclasses and names, found {found}: {ADVICE}")
 
@@ -143,7 +149,10 @@ def _(value: MethodType) -> Any:
 
 @described.register
 def _(value: Tensor) -> Any:
-    data = value.detach().cpu().contiguous()
+    if value.layout != torch.strided or value.is_meta:
+        found = f"one of layout {value.layout} on {value.device}"
+        raise ValueError(f"`trials` must have dense tensors with values, found {found}: {ADVICE}")
+    data = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
     digest = hashlib.sha256(ctypes.string_at(data.data_ptr(), data.nbytes)).hexdigest() if data.nbytes else ""
     return {"tensor": digest, "dtype": str(value.dtype), "shape": list(value.shape), "device": str(value.device)}
 

@@ -9,6 +9,8 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
+import torch
+
 from truestep.compare.sweep._pool import Here, LocalPool
 from truestep.compare.sweep._worker import Outcome, run_pickled, run_trial
 
@@ -64,8 +66,8 @@ class Drive:
 
     def _submitted(self, trial: Callable[[], Any]) -> Future[Any]:
         if isinstance(self._executor, LocalPool):
-            return self._executor.submit(run_pickled, pickle.dumps(trial))
-        return self._executor.submit(run_trial, trial)
+            return self._executor.submit(run_pickled, pickle.dumps(trial), torch.get_default_dtype())
+        return self._executor.submit(run_trial, trial, torch.get_default_dtype())
 
     def _may_start(self, name: str) -> bool:
         """Whether there is room; a trial under suspicion wants to be alone."""

@@ -9,9 +9,11 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from truestep.compare.sweep._worker import nothing, prepare
+
+GUARD: Final = "put what the script does under `if __name__ == '__main__':`"
 
 
 class LocalPool(Executor):
@@ -50,8 +52,7 @@ class LocalPool(Executor):
             self.submit(nothing).result()
         except BrokenProcessPool:
             self.kill()
-            advice = "does the script run its sweep under `if __name__ == '__main__':`?"
-            raise RuntimeError(f"the sweep's workers die as they start: {advice}") from None
+            raise RuntimeError(f"the sweep's workers die as they start: {GUARD}, in a file") from None
 
     def kill(self) -> None:
         """End every worker now, in the middle of its work, and wait until it is gone."""
@@ -80,6 +81,16 @@ class Here(Executor):
         future: Future[Any] = Future()
         future.set_result(fn(*args, **kwargs))
         return future
+
+
+def refuse_import() -> None:
+    """End a worker that runs the sweep again as it imports the user's script, with one line and no traceback.
+
+    Raises:
+        SystemExit: In such a worker.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # multiprocessing's own sign
+        raise SystemExit(f"truestep: a worker imports this script and runs its sweep again: {GUARD}")
 
 
 def cores() -> int:

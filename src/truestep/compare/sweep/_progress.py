@@ -34,9 +34,9 @@ def progress_bar(label: str, total: int, done: int, shown: bool | None) -> Gener
         return
     with lab_extra("the progress bar"):
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     stored = TextColumn(f"trials, {done} from the store" if done else "trials")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), stored, TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), stored, TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label or "sweep", total=total, completed=done)
         yield lambda: bar.advance(task)

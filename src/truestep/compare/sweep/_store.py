@@ -58,6 +58,8 @@ class Store:
         self.path = None if path is None else Path(path).resolve()
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_dir():
+                raise ValueError(f"`store` must be a file, found the folder {self.path}: name one in it")
         self._connection = _connect(":memory:" if self.path is None else self.path)
         self.close = finalize(self, self._connection.close)
         try:

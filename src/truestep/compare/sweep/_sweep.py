@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from truestep.compare.sweep._content import ADVICE, content, hash_of
 from truestep.compare.sweep._drive import Drive
-from truestep.compare.sweep._pool import Here, LocalPool, cores
+from truestep.compare.sweep._pool import Here, LocalPool, cores, refuse_import
 from truestep.compare.sweep._progress import progress_bar
 from truestep.compare.sweep._store import Store, StoredTrial
 from truestep.compare.sweep._worker import Outcome
@@ -37,8 +37,9 @@ class Sweep:
     """Runs trials and keeps what they give, by the hash of their content: what the store has is not run again.
 
     A trial is a `functools.partial` of an importable function that returns a dict of what JSON can hold; floats come
-    back bit by bit. It runs with one torch thread, from `torch.manual_seed(0)`, so the results are the same bits on
-    one process and on many. A killed sweep is started again with the same lines, and does only what is missing.
+    back bit by bit, tuples as lists, keys as texts. It runs with one torch thread, from `torch.manual_seed(0)`, with
+    the driver's default number format, so the results are the same bits on one process and on many. A killed sweep is
+    started again with the same lines, and does only what is missing.
 
     Args:
         store: A SQLite file, made if missing; None keeps the results in memory as long as this object.
@@ -89,6 +90,7 @@ class Sweep:
             TrialError: At the end, if trials failed.
             RuntimeError: If `executor` broke, or the workers die as they start.
         """
+        refuse_import()
         texts = [content(trial) for trial in trials]
         names = [hash_of(text) for text in texts]
         of = dict(zip(names, texts, strict=True))

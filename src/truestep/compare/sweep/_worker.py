@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import pickle
-import random
 import signal
 import threading
 import time
@@ -19,6 +18,8 @@ from multiprocessing.connection import wait
 from typing import Any, Final
 
 import torch
+
+from truestep.compare._draws import draws_from
 
 ERROR_LENGTH: Final = 8000  # characters of a traceback; its end is kept
 _ALONE: Final = threading.RLock()
@@ -33,11 +34,15 @@ class Outcome:
     seconds: float | int
 
 
-def run_trial(trial: Callable[[], dict[str, Any]]) -> Outcome:
-    """Run a trial with one torch thread, from `torch.manual_seed(0)` and `random.seed(0)`.
+def run_trial(trial: Callable[[], dict[str, Any]], dtype: torch.dtype | None = None) -> Outcome:
+    """Run a trial with one torch thread, and torch's, Python's and numpy's random numbers from seed 0.
 
     So it gives the same bits in every process, whatever ran there before. In one process trials run one at a time,
     threads or not, for torch's random numbers and its number of threads are the process's.
+
+    Args:
+        trial: What to run.
+        dtype: Torch's default number format meanwhile, as the driver has it; None: this process's own.
 
     Example:
         >>> from functools import partial
@@ -46,13 +51,13 @@ def run_trial(trial: Callable[[], dict[str, Any]]) -> Outcome:
         >>> run_trial(partial(divmod, 1, 0)).error.splitlines()[-1]
         'ZeroDivisionError: integer division or modulo by zero'
     """
-    with _ALONE, _one_thread(), _seeded(0):
+    with _ALONE, _one_thread(), _default(dtype), draws_from(0):
         return _tried(trial)
 
 
-def run_pickled(data: bytes) -> Outcome:
+def run_pickled(data: bytes, dtype: torch.dtype | None = None) -> Outcome:
     """`run_trial` of a pickled one: what cannot be imported here is that trial's error, and no end of the worker."""
-    return run_trial(partial(_unpickled, data))
+    return run_trial(partial(_unpickled, data), dtype)
 
 
 def _unpickled(data: bytes) -> dict[str, Any]:
@@ -72,7 +77,11 @@ def _as_json(result: Any) -> str:
     """Floats come back bit by bit; nan and inf are written as Python's json does."""
     if not isinstance(result, dict):
         raise TypeError(f"a trial must return a dict that JSON can hold, found {type(result).__name__}")
-    return json.dumps(result)
+    try:
+        return json.dumps(result)
+    except (TypeError, ValueError) as error:
+        advice = "give numbers, texts and lists, as `tensor.tolist()`"
+        raise TypeError(f"a trial must return a dict that JSON can hold: {error}; {advice}") from error
 
 
 @contextmanager
@@ -86,17 +95,13 @@ def _one_thread() -> Generator[None]:
 
 
 @contextmanager
-def _seeded(seed: int) -> Generator[None]:
-    """Torch's and Python's random numbers from a seed; afterwards they go on as if nothing had been drawn."""
-    before = random.getstate()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(before)
+def _default(dtype: torch.dtype | None) -> Generator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def prepare(lifeline: Any) -> None:

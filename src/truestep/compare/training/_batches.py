@@ -51,7 +51,7 @@ def _gathered(data: Data, batch_size: int, orders: Sequence[int]) -> Iterator[Da
 
 def _stacked(problem: Problem, orders: Sequence[int]) -> Iterator[Any]:
     """Of any batches."""
-    sources, step = [problem.batches(order) for order in orders], 0
+    sources, step = [iter(problem.batches(order)) for order in orders], 0
     while True:
         yield _stack([next_batch(source, step) for source in sources])
         step += 1

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from inspect import signature
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from truestep.compare._draws import draws_from
 from truestep.compare._factory import scaled
 from truestep.compare.problems import data_stream
 from truestep.compare.step_matched import StepMatched
@@ -31,13 +32,12 @@ def train_each(task: Task, replicas: list[Replica]) -> tuple[Tensor, Tensor | No
 def _train_one(task: Task, replica: Replica, probe: Probe) -> tuple[Tensor, Tensor | None]:
     model = task.problem.build(replica.seed)
     optimizer, begin = _optimizer(task, replica, model)
-    batches, loss_fn = task.problem.batches(replica.order), MeanLoss(model, task.problem.loss_fn)
-    losses, path = list[Tensor](), list[Tensor]()
-    with _draws(replica.order):
+    batches, loss_fn = iter(task.problem.batches(replica.order)), MeanLoss(model, task.problem.loss_fn)
+    losses, path, take = list[Tensor](), list[Tensor](), _step(optimizer)
+    with draws_from(data_stream(replica.order).initial_seed()):  # dropout's, whatever was drawn before
         for step in range(task.steps):
             begin(step)
-            closure: Any = _closure(optimizer, loss_fn, next_batch(batches, step), task.unit_loss)
-            optimizer.step(closure)
+            take(_closure(optimizer, loss_fn, next_batch(batches, step), task.unit_loss))
             if step + 1 in task.points and _note(probe, optimizer, model, losses, path):
                 break
     rest = len(task.points) - len(losses)  # of a run that diverged
@@ -46,7 +46,10 @@ def _train_one(task: Task, replica: Replica, probe: Probe) -> tuple[Tensor, Tens
 
 
 def _closure(optimizer: Optimizer, loss_fn: MeanLoss, batch: Any, unit: bool) -> Callable[[], Tensor]:
-    def closure() -> Tensor:
+    """Takes loss and gradients at once, as most rules and SAM's first step need them; called, only if they are old."""
+
+    @torch.enable_grad()  # AliG and others call it without
+    def evaluated() -> Tensor:
         optimizer.zero_grad()
         loss = loss_fn(batch)
         if unit:
@@ -54,7 +57,24 @@ def _closure(optimizer: Optimizer, loss_fn: MeanLoss, batch: Any, unit: bool) ->
         loss.backward()
         return loss
 
-    return closure
+    held, at = evaluated(), _versions(optimizer)
+    return lambda: held if _versions(optimizer) == at else evaluated()
+
+
+def _versions(optimizer: Optimizer) -> list[tuple[int, int, int]]:
+    """Another list once a weight or a gradient was written to."""
+    return [
+        (p._version, id(p.grad), -1 if p.grad is None else p.grad._version)
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
+
+
+def _step(optimizer: Optimizer) -> Callable[[Any], Any]:
+    """Its step with a closure, of which some rules know nothing."""
+    if signature(optimizer.step).parameters:
+        return optimizer.step
+    return lambda _: cast("Any", optimizer).step()
 
 
 def _optimizer(task: Task, replica: Replica, model: nn.Module) -> tuple[Optimizer, Callable[[int], None]]:
@@ -117,11 +137,3 @@ def _mode(optimizer: Any, mode: str) -> None:
     """Schedule-free optimizers train at one point and are judged at another."""
     if callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None)):
         getattr(optimizer, mode)()
-
-
-@contextmanager
-def _draws(order: int) -> Generator[None, None, None]:
-    """Dropout's numbers and the like from the data's seed, whatever was drawn before; nobody outside notices."""
-    with torch.random.fork_rng():
-        torch.manual_seed(data_stream(order).initial_seed())
-        yield

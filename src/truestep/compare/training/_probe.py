@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from truestep.compare.problems import Problem
 from truestep.compare.problems._problem import evaluating
+from truestep.compare.step_matched._extent import real
 from truestep.core._mean_loss import mean_loss
 
 SMALL: Final = 100  # weights of a model whose path is that of its weights
@@ -44,7 +45,7 @@ class Outputs(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         """One row of numbers."""
-        outputs = self.model(batch[0]).flatten()
+        outputs = real(self.model(batch[0])).flatten()
         return outputs[:: math.ceil(len(outputs) / MOST)]
 
 
@@ -70,7 +71,7 @@ class Probe:
 
     def _place(self, model: nn.Module) -> Tensor:
         if is_small(model):
-            return torch.cat([p.flatten() for p in model.parameters()]).float()
+            return torch.cat([real(p).flatten() for p in model.parameters()]).float()
         return Outputs(model)(self.batch).float()
 
 

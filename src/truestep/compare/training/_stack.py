@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from truestep.compare.problems import Problem
 from truestep.compare.problems._problem import evaluating
+from truestep.compare.step_matched._extent import real
 from truestep.compare.training._lean import LeanCrossEntropy
 from truestep.compare.training._probe import MeanLoss, Outputs, is_small
 from truestep.compare.training._stackable import NotStackableError
@@ -53,7 +54,7 @@ class Stack:
 
     def _places(self, probe: Any) -> Tensor:
         if is_small(self.model):
-            return torch.cat([p.reshape(len(p), -1) for p in self.params.values()], 1).float()
+            return torch.cat([real(p).reshape(len(p), -1) for p in self.params.values()], 1).float()
         return self._run(Outputs(self.model), probe, shared=True).float()
 
     def _run(self, module: nn.Module, batch: Any, *, shared: bool) -> Tensor:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import expm1
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -28,6 +27,7 @@ from truestep.compare.speed import SpeedTest
 from truestep.compare.speed._judge import Runs
 from truestep.compare.speed._judge import judge as judge_speed
 from truestep.compare.speed._run import largest_lag
+from truestep.compare.speed._speed_test import percent
 from truestep.compare.swap import SwapEffects, swap_effects
 from truestep.compare.training import Grafted, Replica, train
 from truestep.lab._claim import Claim, Judgement, Measurement, Verdict, curves, scalars
@@ -129,12 +129,13 @@ def judge(measurements: Sequence[Measurement]) -> Judgement:
         verdict = Verdict.INCONCLUSIVE
     swap = effects(measurements)
     total, length, direction = (t_interval(each.tolist()) for each in (swap.total, swap.length, swap.direction))
+    grows = ", so the factor grows on the way" if full.early < 0 < full.late else ""
     reason = (
-        f"In batches of 64 AdaBelief is Adam at {_told(small)}; in the full batch at {_told(full)}, signed"
-        f" {small.early:+.2g} and {full.early:+.2g} in the first half, {small.late:+.2g} and {full.late:+.2g} in the"
-        f" second. Of the change that it makes to Adam's mean log loss in batches of 64, {total}, its steps' length"
-        f" does {length} and their direction {direction}. Contrasts: Adam at ten times its lr is Adam at"
-        f" {_told(tenfold)}, RMSprop at {_told(other)}."
+        f"Nearest to AdaBelief is, in batches of 64, Adam at {_told(small)}; in the full batch, at {_told(full)};"
+        f" there Adam's loss is off by {full.early:+.2g} nats in the first half and by {full.late:+.2g} in the second"
+        f"{grows}. In batches of 64 AdaBelief changes Adam's mean log loss by {total} nats: by"
+        f" {length} through its steps' length, by {direction} through their direction. Contrasts: nearest to Adam at"
+        f" ten times its lr is Adam at {_told(tenfold)}; to RMSprop, at {_told(other)}."
     )
     intervals: dict[str, Interval] = {"swap_total": total, "swap_length": length, "swap_direction": direction}
     for rival, test in tests.items():
@@ -183,8 +184,10 @@ def _tensor(measurements: Sequence[Measurement], name: str) -> Tensor:
 
 def _told(test: SpeedTest) -> str:
     low, high = test.interval
-    away = f"{100 * expm1(test.residual):.2g} %"
-    return f"{test.multiplier:.3g} [{low:.3g}, {high:.3g}] times the lr, {away} of the loss apart ({test.verdict})"
+    return (
+        f"{test.multiplier:.3g} [{low:.3g}, {high:.3g}] times its lr, {percent(test.residual)} of the loss apart (two"
+        f" orders of the data: {percent(test.floor)}; {test.verdict})"
+    )
 
 
 CLAIM = Claim(

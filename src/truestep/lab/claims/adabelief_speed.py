@@ -23,7 +23,7 @@ from truestep.compare import AdaBelief
 from truestep.compare._belief import adabelief_speed
 from truestep.lab._claim import Claim, Judgement, Measurement, Verdict, scalars
 from truestep.lab._figure import BLUE, GREY, ORANGE, panels
-from truestep.lab._interval import t_interval
+from truestep.lab._interval import Interval, t_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,17 +104,23 @@ def judge(measurements: Sequence[Measurement]) -> Judgement:
         verdict = Verdict.PARTLY
     else:
         verdict = Verdict.INCONCLUSIVE
-    told = ", ".join(f"{c[snr].mean:.3g} at s = {snr:g}" for snr in SNRS)
-    worst = max(interval.mean for interval in left.values())
-    reason = (
-        f"In each coordinate AdaBelief's step is Adam's times a number, but for {worst:.2g} of its length (RMSprop's:"
-        f" but for {contrast[0.0].mean:.2g}, s = 0): sped up and no more. But the number depends on s, the gradient's"
-        f" mean over its noise: {told}. The closed form √((1+s²)(1+β₁)/(2β₁²)) has it to"
-        f" {100 * max(errors.values()):.1f} %. Ten times the lr it is at s = 9.2 alone."
-    )
     intervals = {f"factor_{snr:g}": c[snr] for snr in SNRS} | {f"left_{snr:g}": left[snr] for snr in SNRS}
     intervals |= {f"rmsprop_left_{snr:g}": contrast[snr] for snr in SNRS}
+    reason = _told(c, left, contrast, max(errors.values()))
     return Judgement(verdict, reason, intervals, {f"error_{snr:g}": errors[snr] for snr in SNRS})
+
+
+def _told(c: dict[float, Interval], left: dict[float, Interval], contrast: dict[float, Interval], error: float) -> str:
+    told = ", ".join(f"{c[snr].mean:.3g} at s = {snr:g}" for snr in SNRS)
+    worst = max(interval.mean for interval in left.values())
+    return (
+        f"In each coordinate AdaBelief's step is Adam's times a number, but for {100 * worst:.2g} % of its length:"
+        f" sped up and no more (RMSprop's but for {100 * contrast[SNRS[0]].mean:.0f} % at s = {SNRS[0]:g}; at"
+        f" s = {SNRS[-1]:g}, where the gradient hardly changes, but for {100 * contrast[SNRS[-1]].mean:.0f} %)."
+        f" But the number is another for each s, the gradient's mean over its noise: {told}. The closed form"
+        f" √((1+s²)(1+β₁)/(2β₁²)) has it to {100 * error:.1f} %. Ten times the lr it is at s = 9.2 alone;"
+        f" where the noise is no smaller than the mean, at most {c[1.0].mean:.2g} times."
+    )
 
 
 def plot(measurements: Sequence[Measurement]) -> Figure:
@@ -130,7 +136,7 @@ def plot(measurements: Sequence[Measurement]) -> Figure:
     for arm, color, label in (("belief", BLUE, "AdaBelief"), ("rmsprop", ORANGE, "RMSprop")):
         shares = [t_interval(scalars(measurements, f"{arm}_{snr:g}_left")).mean for snr in SNRS]
         right.plot(SNRS, shares, "o-", color=color, ms=4, lw=1, label=label)
-    right.axhline(SAME_STEP, color=GREY, ls="--", lw=0.8)
+    right.axhline(SAME_STEP, color=GREY, ls="--", lw=0.8, label="threshold")
     right.set(yscale="log", xlabel="gradient's mean / its noise", ylabel="share that is no multiple of Adam's step")
     right.legend()
     return figure

@@ -1,18 +1,18 @@
 r"""Optimizers of papers against SGD with momentum and Adam: as papers compare, and as one should.
 
 Five newer rules with their default lrs: NAdam, RAdam, Signum, AdaBelief, Lion. The papers' way: the new rule's lr is
-tuned, the old ones' are the defaults. The actual comparison: everybody's lr is tuned on a grid of the same width, or
-everybody's step has one length, tuned as well, in one of two norms: l2 over all weights, or relative to each tensor's
-own. Each is compared with the better of the two old rules, by the log of the training loss at the end of a linear
-decay. An lr is chosen for a seed by the other seeds, so that nobody is lucky.
+tuned, the old ones' are the defaults. The actual comparison: everybody's lr is tuned on a grid of the same width and
+spacing, or everybody's step has one length, tuned as well, in one of two norms: l2 over all weights, or relative to
+each tensor's own. Each is compared with the better of the two old rules, by the log of the training loss at the end of
+a linear decay. An lr is chosen for a seed by the other seeds, so that nobody is lucky.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import exp
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from torch.optim import SGD, Adam, NAdam, RAdam
 
@@ -34,7 +34,7 @@ BETTER: Final = 0.0  # nats: out-performs is below, under-performs above, with t
 
 
 class Rule(NamedTuple):
-    """An optimizer: what it is called, its default lr, how many half decades from it the grid begins."""
+    """An optimizer: what it is called, its default lr, how many quarter decades from it the grid begins."""
 
     label: str
     factory: OptimizerFactory
@@ -44,31 +44,30 @@ class Rule(NamedTuple):
 
 RULES: Final = {
     "sgd": Rule("SGD, momentum .9", partial(SGD, lr=1e-3, momentum=0.9), 1e-3, 0),
-    "adam": Rule("Adam", partial(Adam, lr=1e-3), 1e-3, -1),
-    "nadam": Rule("NAdam", partial(NAdam, lr=2e-3), 2e-3, -1),
-    "radam": Rule("RAdam", partial(RAdam, lr=1e-3), 1e-3, -1),
+    "adam": Rule("Adam", partial(Adam, lr=1e-3), 1e-3, -2),
+    "nadam": Rule("NAdam", partial(NAdam, lr=2e-3), 2e-3, -2),
+    "radam": Rule("RAdam", partial(RAdam, lr=1e-3), 1e-3, 0),
     "signum": Rule("Signum", partial(SignSGD, lr=1e-3, momentum=0.9), 1e-3, -2),
-    "belief": Rule("AdaBelief", partial(AdaBelief, lr=1e-3), 1e-3, -1),
-    "lion": Rule("Lion", partial(Lion, lr=1e-4), 1e-4, -1),
+    "belief": Rule("AdaBelief", partial(AdaBelief, lr=1e-3), 1e-3, -2),
+    "lion": Rule("Lion", partial(Lion, lr=1e-4), 1e-4, 0),
 }
 OLD: Final = ("sgd", "adam")
 NEW: Final = tuple(name for name in RULES if name not in OLD)
-WIDTH: Final = 7  # values of each grid, half a decade apart
+WIDTH: Final = 16  # values of each grid, a quarter of a decade apart
 LENGTHS: Final = {"l2": 0.03, "relative": 0.003}  # the first of each grid
-CONTROLS: Final = {
+CONTROLS: Final[dict[str, Matched | None]] = {
     "lr": None,
     "l2": Matched(LENGTHS["l2"], "l2", "global"),
     "relative": Matched(LENGTHS["relative"], "relative", "tensor"),
 }
-Way = Literal["paper", "default", "lr", "l2", "relative"]
-WAYS: Final[dict[Way, str]] = {
+WAYS: Final[dict[str, str]] = {
     "paper": "new tuned, old at default",
     "default": "all at default lrs",
     "lr": "all tuned",
     "l2": "steps matched, l2",
     "relative": "steps matched, relative",
 }
-FAIR: Final[tuple[Way, ...]] = ("lr", "l2", "relative")
+FAIR: Final[tuple[str, ...]] = ("lr", "l2", "relative")
 
 
 def grid(rule: Rule, control: str) -> list[float]:
@@ -76,10 +75,10 @@ def grid(rule: Rule, control: str) -> list[float]:
 
     Example:
         >>> grid(RULES["adam"], "lr")[:3]
-        [0.31622776601683794, 1.0, 3.1622776601683795]
+        [0.31622776601683794, 0.5623413251903491, 1.0]
     """
     first = rule.first if control == "lr" else 0
-    return [10 ** ((first + k) / 2) for k in range(WIDTH)]
+    return [10 ** ((first + k) / 4) for k in range(WIDTH)]
 
 
 def run(seed: int, device: str, *, steps: int = STEPS) -> Measurement:
@@ -104,16 +103,23 @@ def at_default(measurements: Sequence[Measurement], name: str) -> list[float]:
     return [row[-RULES[name].first] for row in curves(measurements, f"{name}_lr")]
 
 
-def against_old(measurements: Sequence[Measurement], way: Way) -> dict[str, Interval]:
-    """Log loss of each new rule over that of the better old one, under one way to compare."""
+def losses(measurements: Sequence[Measurement], way: str, name: str) -> list[float]:
+    """Log loss of each seed under one way to compare."""
+    if way == "default" or (way == "paper" and name in OLD):
+        return at_default(measurements, name)
+    return best(measurements, name, "lr" if way == "paper" else way).losses
 
-    def losses(name: str) -> list[float]:
-        if way == "default" or (way == "paper" and name in OLD):
-            return at_default(measurements, name)
-        return best(measurements, name, "lr" if way == "paper" else way).losses
 
-    old = min((losses(name) for name in OLD), key=sum)
-    return {name: t_interval([x - y for x, y in zip(losses(name), old, strict=True)]) for name in NEW}
+def better_old(measurements: Sequence[Measurement], way: str) -> str:
+    """Which of the old rules is better."""
+    return min(OLD, key=lambda name: sum(losses(measurements, way, name)))
+
+
+def against_old(measurements: Sequence[Measurement], way: str) -> dict[str, Interval]:
+    """Log loss of each new rule over that of the better old one."""
+    old = losses(measurements, way, better_old(measurements, way))
+    pairs = {name: zip(losses(measurements, way, name), old, strict=True) for name in NEW}
+    return {name: t_interval([x - y for x, y in each]) for name, each in pairs.items()}
 
 
 def best(measurements: Sequence[Measurement], name: str, control: str) -> Tuned:
@@ -124,30 +130,49 @@ def best(measurements: Sequence[Measurement], name: str, control: str) -> Tuned:
 def judge(measurements: Sequence[Measurement]) -> Judgement:
     """Who out-performs and who under-performs, under each way to compare."""
     gap = {way: against_old(measurements, way) for way in WAYS}
-    wins = {way: sum(interval.high < BETTER for interval in gap[way].values()) for way in WAYS}
-    losses = {way: sum(interval.low > BETTER for interval in gap[way].values()) for way in WAYS}
+    wins = {way: sum(i.high < BETTER for i in gap[way].values()) for way in WAYS}
+    defeats = {way: sum(i.low > BETTER for i in gap[way].values()) for way in WAYS}
+    old = {way: better_old(measurements, way) for way in WAYS}
     half = len(NEW) / 2
     if wins["paper"] < len(NEW):
         verdict = Verdict.INCONCLUSIVE
-    elif all(losses[way] > half for way in FAIR):
+    elif all(defeats[way] > half for way in FAIR):
         verdict = Verdict.SUPPORTED
     elif all(wins[way] > half for way in FAIR):
         verdict = Verdict.REFUTED
-    elif any(losses[way] > half for way in FAIR) or all(wins[way] < half for way in FAIR):
+    elif any(defeats[way] > half for way in FAIR) or all(wins[way] < half for way in FAIR):
         verdict = Verdict.PARTLY
     else:
         verdict = Verdict.INCONCLUSIVE
+    edges = [(name, control) for name in RULES for control in CONTROLS if best(measurements, name, control).at_edge]
+    intervals = {f"{way}_{name}": interval for way in WAYS for name, interval in gap[way].items()}
+    return Judgement(verdict, _told(gap, wins, defeats, old, edges), intervals, {"at_edge": float(len(edges))})
+
+
+def _told(
+    gap: Mapping[str, Mapping[str, Interval]],
+    wins: Mapping[str, int],
+    defeats: Mapping[str, int],
+    old: Mapping[str, str],
+    edges: Sequence[tuple[str, str]],
+) -> str:
+    """Way by way, the final loss of each new rule in units of the better old one's."""
     told = "; ".join(
-        f"{WAYS[way]}: {wins[way]} out-perform, {losses[way]} under-perform ("
-        + ", ".join(f"{RULES[name].label} {exp(gap[way][name].mean):.2g}" for name in NEW)
+        f"{WAYS[way]}: {wins[way]} of {len(NEW)} out-perform {RULES[old[way]].label}, {defeats[way]} under-perform ("
+        + ", ".join(f"{RULES[name].label} {_times(gap[way][name].mean)}" for name in NEW)
         + ")"
         for way in WAYS
     )
-    edges = [(name, control) for name in RULES for control in CONTROLS if best(measurements, name, control).at_edge]
-    edge = ", ".join(f"{RULES[name].label} ({control})" for name, control in edges) or "nobody"
-    reason = f"Final training loss over that of the better of SGD and Adam, {told}. At the edge of its grid: {edge}."
-    intervals = {f"{way}_{name}": interval for way in WAYS for name, interval in gap[way].items()}
-    return Judgement(verdict, reason, intervals, {"at_edge": float(len(edges))})
+    edge = ", ".join(f"{RULES[name].label} ({WAYS[control]})" for name, control in edges) or "nobody"
+    return (
+        f"Final training loss in units of that of the better of SGD with momentum and Adam: {told}. So out-perform"
+        f" {wins['paper']} against default lrs, {wins['lr']} when all are tuned, {wins['l2']}"
+        f" (l2) and {wins['relative']} (relative) where steps are matched. Best at the edge of its grid: {edge}."
+    )
+
+
+def _times(log: float) -> str:
+    return f"{exp(log):.2g}x" if exp(log) < 99.5 else f"{exp(log):.0f}x"
 
 
 def plot(measurements: Sequence[Measurement]) -> Figure:
@@ -163,7 +188,7 @@ def plot(measurements: Sequence[Measurement]) -> Figure:
     axis.axvline(0, color="black", lw=0.6)
     axis.set_yticks(range(len(WAYS)), list(WAYS.values()))
     axis.invert_yaxis()
-    axis.set(xlabel="log of the loss over the better of SGD's and Adam's, nats")
+    axis.set(xlabel="log of the loss over the better of SGD's and Adam's, nats", title="blue: out-performs")
     return figure
 
 

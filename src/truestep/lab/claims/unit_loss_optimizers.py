@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEPS: Final = 300
-WIDTH: Final = 7  # lrs of each grid, half a decade apart
+WIDTH: Final = 13  # lrs of each grid, a quarter of a decade apart
 SCALES: Final = (2.0**-13, 2.0**13)  # of the loss
 CAP: Final = 10.0  # of a log loss: that of a run that diverged
 
@@ -57,7 +57,7 @@ RULES: Final = {
     "lion": Rule("Lion", partial(Lion, lr=3e-3)),
 }
 LOSSES: Final = {"raw": False, "unit": True}
-MULTIPLIERS: Final = tuple(10 ** ((k - WIDTH // 2) / 2) for k in range(WIDTH))
+MULTIPLIERS: Final = tuple(10 ** ((k - WIDTH // 2) / 4) for k in range(WIDTH))
 
 
 def times(factor: float, problem: Problem, model: Any, batch: Any) -> Any:
@@ -129,12 +129,13 @@ def judge(measurements: Sequence[Measurement]) -> Judgement:
 
 
 def _told(change: dict[tuple[str, str], Interval], intervals: dict[str, Interval], cost: dict[str, Interval]) -> str:
-    moved = ", ".join(f"{RULES[name].label} {change[name, 'raw'].mean:.2g}" for name in RULES)
+    moved = ", ".join(f"{RULES[name].label} {change[name, 'raw'].mean:.1g}" for name in RULES)
     unit = max(change[name, "unit"].mean for name in RULES)
-    paid = ", ".join(f"{RULES[name].label} {exp(each.mean):.2g}" for name, each in cost.items())
+    paid = ", ".join(f"{RULES[name].label} {exp(each.mean):.2g}x" for name, each in cost.items())
     return (
         f"The loss times 2⁻¹³ or 2¹³ changes the log of the final loss by at most {unit:.1g} nats under unit loss;"
-        f" under the raw loss by {moved}. The tuned optimizers are {intervals['raw_spread']} nats apart on the raw loss"
+        f" under the raw loss, at the same lr, by {moved} nats (adaptive rules feel the scale through eps alone, sign"
+        f" rules not at all). The tuned optimizers are {intervals['raw_spread']} nats apart on the raw loss"
         f" (standard deviation), {intervals['unit_spread']} under unit loss, {intervals['spread_ratio']} times as far."
         f" Final loss under unit loss over that under the raw loss: {paid}."
     )
