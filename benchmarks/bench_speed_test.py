@@ -23,8 +23,7 @@ import torch
 from torch.optim import SGD, Adam, RMSprop
 
 from truestep.compare import AdaBelief, Lion, Problem, SignSGD
-from truestep.compare.problems import cross_entropy_loss, digits_mlp, read_digits, supervised
-from truestep.compare.problems._digits import HELD_OUT, build_mlp
+from truestep.compare.problems import digits_mlp
 from truestep.compare.speed import SpeedTest, speed_test
 from truestep.compare.sweep import Sweep
 
@@ -32,30 +31,16 @@ RESULTS = Path(__file__).parent / "results" / "speed_test.json"
 MOMENTUM = partial(SGD, lr=0.03, momentum=0.9)
 
 
-def standardized() -> Problem:
-    """The digits MLP with standardized pixels."""
-    return supervised(
-        "digits-mlp standardized",
-        read_digits,
-        build_mlp,
-        cross_entropy_loss,
-        target=0.1,
-        max_steps=300,
-        held_out=HELD_OUT,
-        standardize=True,
-    )
-
-
 PAIRS: dict[str, tuple[Problem, Any, Any]] = {
     "adam-x10": (digits_mlp(), partial(Adam, lr=3e-4), partial(Adam, lr=3e-3)),
     "adam-x8.108": (digits_mlp(), partial(Adam, lr=3.7e-4), partial(Adam, lr=3e-3)),
     "sgd-x4.878": (digits_mlp(), partial(SGD, lr=0.0041), partial(SGD, lr=0.02)),
     "adam-adam": (digits_mlp(), partial(Adam, lr=1e-3), partial(Adam, lr=1e-3)),
-    "momentum": (standardized(), partial(SGD, lr=0.003), partial(SGD, lr=0.003, momentum=0.9)),
+    "momentum": (digits_mlp(standardize=True), partial(SGD, lr=0.003), partial(SGD, lr=0.003, momentum=0.9)),
     "momentum-raw": (digits_mlp(), partial(SGD, lr=0.003), partial(SGD, lr=0.003, momentum=0.9)),
-    "momentum-fast": (standardized(), partial(SGD, lr=0.03), MOMENTUM),
+    "momentum-fast": (digits_mlp(standardize=True), partial(SGD, lr=0.03), MOMENTUM),
     "adam-adabelief": (digits_mlp(), partial(Adam, lr=1e-3), partial(AdaBelief, lr=1e-3)),
-    "adam-adabelief-standardized": (standardized(), partial(Adam, lr=1e-3), partial(AdaBelief, lr=1e-3)),
+    "adam-adabelief-standardized": (digits_mlp(standardize=True), partial(Adam, lr=1e-3), partial(AdaBelief, lr=1e-3)),
     "adam-momentum": (digits_mlp(), partial(Adam, lr=1e-3), MOMENTUM),
     "adam-rmsprop": (digits_mlp(), partial(Adam, lr=1e-3), partial(RMSprop, lr=1e-3)),
     "adam-lion": (digits_mlp(), partial(Adam, lr=1e-3), partial(Lion, lr=1e-3)),

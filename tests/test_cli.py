@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import typer
+from tests import forked
 from tests.monitor.loops import Loop
 from typer.main import get_command
 from typer.testing import CliRunner, Result
@@ -310,9 +311,7 @@ def test_ctrl_c_is_130(error: type[BaseException], run_dir: Path, monkeypatch: p
 
 
 def test_python_m_truestep_is_the_command() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "truestep", "--version"], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = forked.run("-m", "truestep", "--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"truestep {__version__}\n", "")
 
 

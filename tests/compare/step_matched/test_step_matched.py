@@ -2,22 +2,15 @@
 
 import copy
 import io
-from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from tests.compare.step_matched.nets import (
-    LENGTHS,
-    WAYS,
     Net,
     backward,
     blocks,
     built,
-    length_of,
-    output_length,
-    outputs,
-    probe,
     train,
 )
 from torch import nn
@@ -30,53 +23,6 @@ from truestep.conditioning import GradientCentering
 from truestep.core import Recorder, Step
 from truestep.invariance import HoldEffectiveLR, UnitSphere, rescale
 from truestep.loss import guard
-
-TURNS = (*product(NORMS, SCOPES), ("function", "global"))
-
-
-@pytest.mark.usefixtures("unchecked")  # 600 controls: each would have its hooks' types checked anew
-@pytest.mark.parametrize(("kind", "way"), WAYS, ids=lambda x: getattr(x, "__name__", x))
-def test_each_step_of_each_rule_has_the_wanted_length_in_each_norm_and_scope(kind: Any, way: str) -> None:
-    model, optimizer = built(kind, way)
-    unturned = 0
-    for turn, (norm, scope) in enumerate(TURNS):  # 50 steps of one run
-        asked = {"norm": norm, "scope": scope, "probe": probe(model) if norm == "function" else None}
-        matched = StepMatched(optimizer, LENGTHS[norm], **asked)
-        for seed in range(turn * 50 // len(TURNS), (turn + 1) * 50 // len(TURNS)):
-            unturned += missed_by_a_step(model, optimizer, matched, seed, norm, scope)
-        matched.close()
-    assert unturned <= 5
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("kind", "way"), WAYS, ids=lambda x: getattr(x, "__name__", x))
-def test_fifty_steps_of_each_rule_have_the_wanted_length_in_each_norm_and_scope(kind: Any, way: str) -> None:
-    for norm, scope in TURNS:
-        model, optimizer = built(kind, way)
-        matched = StepMatched(
-            optimizer, LENGTHS[norm], norm=norm, scope=scope, probe=probe(model) if norm == "function" else None
-        )
-        blocks_moved = 50 * len(blocks(optimizer, scope))
-        unturned = sum(missed_by_a_step(model, optimizer, matched, seed, norm, scope) for seed in range(50))
-        assert unturned <= blocks_moved // 2  # a step mostly along a bias of two entries turns it less than wanted
-
-
-def missed_by_a_step(model: Net, optimizer: Optimizer, matched: StepMatched, seed: int, norm: str, scope: str) -> int:
-    """Take a step; how many blocks moved but were left unmatched, as an angle may be. The others have the length."""
-    floor, before = matched.state_dict()["floor"], blocks(optimizer, scope)
-    with torch.no_grad():
-        start = outputs(model)
-    train(model, optimizer, range(seed, seed + 1))
-    unturned = 0
-    for w, now, own in zip(before, blocks(optimizer, scope), matched.report.kept.tolist(), strict=True):
-        if not own:
-            took = output_length(start, model) if norm == "function" else length_of(w, now, norm, floor)
-            assert abs(took / LENGTHS[norm] - 1) < 1e-5
-        elif not torch.equal(w, now):
-            assert norm == "angular"
-            unturned += 1
-    return unturned
 
 
 def test_the_direction_is_the_optimizer_s() -> None:
