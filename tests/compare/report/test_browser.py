@@ -1,47 +1,31 @@
 """The page in a browser: every figure is drawn, nothing complains, nothing is fetched, no name runs."""
 
 import pytest
+from tests.pages import DRAWN, chromium, watched_tab
 
 from truestep.compare.report import write_comparison
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("plotly")
-sync_api = pytest.importorskip("playwright.sync_api")
-
-ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
-DRAWN = """id => {
-    const figure = document.getElementById(id);
-    const boxes = [...figure.querySelectorAll("svg.main-svg .scatterlayer path, svg.main-svg .heatmaplayer image")];
-    return boxes.some(shape => { const box = shape.getBoundingClientRect(); return box.width + box.height > 1; });
-}"""
+pytest.importorskip("playwright.sync_api")
 
 
 @pytest.fixture(scope="module")
 def browser(chromium_path):
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=chromium_path, args=list(ARGUMENTS))
-        yield chromium
-        chromium.close()
+    with chromium(chromium_path) as found:
+        yield found
 
 
 @pytest.fixture
 def view(browser, tmp_path):
     """Open a report; afterwards nothing may have complained, asked for a file, or opened a dialog."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
-    tab = context.new_page()
-    complaints = []
-    tab.on("console", lambda message: complaints.append(message.text))
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("dialog", lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    tab.on("request", lambda request: complaints.append(request.url) if "compare.html" not in request.url else None)
+    with watched_tab(browser, "compare.html") as tab:
 
-    def show(**results):
-        tab.goto(write_comparison(tmp_path / "compare.html", **results).as_uri())
-        return tab
+        def show(**results):
+            tab.goto(write_comparison(tmp_path / "compare.html", **results).as_uri())
+            return tab
 
-    yield show
-    context.close()
-    assert complaints == []
+        yield show
 
 
 def test_everything_is_drawn_and_a_click_hides_an_optimizer_in_every_curve(view, speed, swap, ranking) -> None:

@@ -7,8 +7,8 @@ import sys
 from dataclasses import replace
 
 import pytest
-from tests.compare.report.pages import Page
 from tests.compare.report.results import HOSTILE
+from tests.pages import Page
 
 from truestep.compare.report import print_comparison, write_comparison
 from truestep.compare.report._page import facts_of, render, sections_of, sentences_of

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.compare.report.pages import unpacked
+from tests.pages import unpacked
 
 from truestep.compare.report._ranking import ranking_section
 from truestep.compare.report._ranking_figures import loss_against_knob

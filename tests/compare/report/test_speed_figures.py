@@ -5,7 +5,7 @@ from math import inf, isnan, log, nan
 
 import pytest
 import torch
-from tests.compare.report.pages import unpacked
+from tests.pages import unpacked
 
 from truestep.compare.report._speed import speed_sections
 

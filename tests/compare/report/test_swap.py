@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from tests.compare.report.pages import unpacked
+from tests.pages import unpacked
 
 from truestep.compare.report._swap import arms, effects, swap_section
 

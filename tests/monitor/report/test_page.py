@@ -5,9 +5,9 @@ import hashlib
 import json
 import re
 import sys
-from html.parser import HTMLParser
 
 import pytest
+from tests.pages import Page
 
 from truestep._page import script_json
 from truestep.monitor import _schema
@@ -19,35 +19,6 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"
 NOW = 1_700_000_100.0
 pytest.importorskip("plotly")
 pytest.importorskip("jinja2")
-
-
-class Page(HTMLParser):
-    """Elements, their attributes, and the text in and outside of scripts and styles."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements, self.scripts, self.text = [], [], ""
-        self._inside = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._inside = tag
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag) -> None:
-        self._inside = ""
-
-    def handle_data(self, data) -> None:
-        if self._inside == "script":
-            self.scripts[-1] += data
-        elif self._inside != "style":
-            self.text += data + " "
-
-    @property
-    def figures(self) -> dict:
-        return json.loads(self.scripts[0])
 
 
 def page(*runs) -> Page:
