@@ -37,10 +37,10 @@ class RayExecutor(Executor):
         A future can be cancelled as long as it has no result, also while it runs: its worker is ended then. The
         standard pools refuse that.
 
-    Example:
-        >>> with RayExecutor("local") as executor:  # doctest: +SKIP
-        ...     list(executor.map(pow, range(4), range(4)))
-        [1, 1, 4, 27]
+    Example, which starts a Ray and takes seconds::
+
+        with RayExecutor("local") as executor:
+            list(executor.map(pow, range(4), range(4)))  # [1, 1, 4, 27]
     """
 
     def __init__(
