@@ -1,6 +1,7 @@
 """Verdicts from intervals, and from runs to a result."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,10 +68,24 @@ def test_the_same_optimizer_is_the_same() -> None:
     assert judge(given, given.fit(), 0.05).verdict == "SAME"
 
 
-def test_a_loss_that_hardly_moves_leaves_it_undecided() -> None:
+def test_a_loss_that_hardly_moves_is_no_proof_of_equality() -> None:
+    given = runs(1.0)  # B falls by 1.9 nats from its start: less than three of a margin of 1
+    test = judge(given, given.fit(), 1.0)
+    assert (test.verdict, test.hardly_moved) == ("UNDECIDED", True)
+    assert judge(given, given.fit(), 0.5).verdict == "SAME"
+
+
+def test_what_was_gained_before_the_first_point_counts() -> None:
     given = runs(1.0)
-    assert judge(given, given.fit(), 1.0).threshold == 1.0  # B falls by 1.6 nats, less than three of these
-    assert judge(given, given.fit(), 1.0).verdict == "UNDECIDED"
+    flat = replace(given, losses_b=given.losses_b[..., -1:].expand_as(given.losses_b) + 0.0)
+    assert judge(flat, given.fit(), 0.05).moved == pytest.approx(-math.log(float(given.losses_b[0, -1])))
+
+
+def test_one_that_hardly_moves_can_still_be_different() -> None:
+    given = runs(1.0)
+    apart = Interval(1.3, 1.2, 1.4)
+    test = judge(given, replace(given.fit(), residual=apart, at_one=apart), 1.0)
+    assert (test.verdict, test.hardly_moved) == ("DIFFERENT", True)
 
 
 def test_a_loss_that_turns_off_late_is_different_whatever_is_explained() -> None:

@@ -17,7 +17,7 @@ from tests.compare.step_matched.nets import (
     probe,
     train,
 )
-from torch.optim import Optimizer
+from torch.optim import Optimizer, SparseAdam
 
 from truestep.compare.step_matched._blocks import SCOPES
 from truestep.compare.step_matched._factor import NORMS
@@ -49,9 +49,9 @@ def test_fifty_steps_of_each_rule_have_the_wanted_length_in_each_norm_and_scope(
         matched = StepMatched(
             optimizer, LENGTHS[norm], norm=norm, scope=scope, probe=probe(model) if norm == "function" else None
         )
-        blocks_moved = 50 * len(blocks(optimizer, scope))
         unturned = sum(missed_by_a_step(model, optimizer, matched, seed, norm, scope) for seed in range(50))
-        assert unturned <= blocks_moved // 2  # small biases turn little; where tanh is saturated, outputs stay
+        saturated = kind is SparseAdam and norm == "function"  # it has the embedding alone, and drives tanh to its ends
+        assert unturned <= (20 if saturated else 0 if norm == "function" else 5)
 
 
 def missed_by_a_step(model: Net, optimizer: Optimizer, matched: StepMatched, seed: int, norm: str, scope: str) -> int:

@@ -10,7 +10,6 @@ from typing import Final
 from truestep.compare.report._section import Panel, Section, Table, span, words
 from truestep.compare.report._speed_figures import curves, distances, residuals
 from truestep.compare.speed import SpeedTest
-from truestep.compare.speed._speed_test import TOO_LITTLE
 
 TITLE: Final = "Better, or faster a step?"
 LEAD: Final = (
@@ -53,7 +52,7 @@ def _section(id_: str, title: str, lead: str, test: SpeedTest, number: int) -> S
 
 def _warnings(test: SpeedTest) -> tuple[str, ...]:
     """Two that have not begun to train are equal at almost any lr."""
-    if not (isfinite(test.threshold) and test.moved < TOO_LITTLE * test.threshold):
+    if not test.hardly_moved:
         return ()
     moved, equal = words(test.moved), words(test.threshold)
     told = f"B's loss changes by {moved} nats in {test.steps[-1]:,} steps and {equal} count as equal"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from truestep.compare.speed._fit import Fit, Grid, fit_speed, trained
 from truestep.compare.speed._path import PathTest
-from truestep.compare.speed._speed_test import TOO_LITTLE, SpeedTest, Verdict
+from truestep.compare.speed._speed_test import SpeedTest, Verdict
 from truestep.compare.statistics import log_losses
 
 FLOORS: Final = 1.5  # so many floors count as equal, where the margin is less
@@ -73,6 +73,11 @@ class Runs:
         )
         return fit_speed(Grid(y, decades, self.steps), b, again, at_one=one, largest_lag=self.largest_lag)
 
+    def moved(self) -> float:
+        """By how much B's log loss changes from the start on, mean over seeds."""
+        y = log_losses(torch.cat([self.start.unsqueeze(-1), self.losses_b], -1), self.ceiling)
+        return float((y.amax(-1) - y.amin(-1)).mean())
+
     def _check_b(self) -> None:
         """A run at the ceiling would make a floor above which all is equal, and two that diverge the same."""
         runs = torch.cat([self.losses_b, self.losses_b_again])
@@ -121,8 +126,10 @@ def judge(runs: Runs, fit: Fit, margin: float | int, path: PathTest | None = Non
         losses_b=runs.losses_b,
         losses_b_again=runs.losses_b_again,
         fitted=fit.fitted.exp(),
+        moved=runs.moved(),
     )
-    return replace(test, verdict="UNDECIDED") if test.moved < TOO_LITTLE * threshold else test
+    equal = test.verdict in ("SAME", "SPED-UP")
+    return replace(test, verdict="UNDECIDED") if equal and test.hardly_moved else test
 
 
 def verdict(fit: Fit, threshold: float | int) -> Verdict:

@@ -25,7 +25,7 @@ Trial = partial[dict[str, Any]]
 
 MULTIPLIERS: Final = tuple(10 ** (quarter / 4) for quarter in range(-4, 9))  # .1 to 100
 PER_TRIAL: Final = 4  # multipliers that are trained as one stack
-NEAR: Final = 1 / 40  # decades between two multipliers that tell a spline nothing new
+SPACINGS: Final = (1 / 16, 1 / 64)  # decades between the multipliers that are added around the nearest
 
 
 def speed_test(
@@ -100,9 +100,10 @@ def speed_test(
     runs = _trained(trial, a, b, seeds, sweep)
     runs = _with(runs if lag else replace(runs, largest_lag=0.0), trial, a, grid, sweep)
     fit = runs.fit()
-    if multipliers is None and not fit.at_edge:
-        runs = _with(runs, trial, a, between(fit.multiplier.mean, grid), sweep)
-        fit = runs.fit()
+    for spacing in SPACINGS if multipliers is None else ():
+        if grid[0] < fit.multiplier.mean < grid[-1]:
+            runs = _with(runs, trial, a, between(fit.multiplier.mean, runs.multipliers, spacing), sweep)
+            fit = runs.fit()
     paths = trained_paths(problem, a, b, seeds, fit, settings, sweep) if path else None
     return judge(runs, fit, margin, paths)
 
@@ -125,18 +126,21 @@ def checked_multipliers(multipliers: Sequence[float | int]) -> tuple[float, ...]
     return found
 
 
-def between(nearest: float | int, grid: Sequence[float]) -> tuple[float, ...]:
-    """Multipliers around the nearest, an eighth of a decade either way, that the grid does not have already.
+def between(nearest: float | int, grid: Sequence[float], spacing: float | int) -> tuple[float, ...]:
+    """The nearest multiplier and two on either side, `spacing` decades apart, but those that the grid has, or nearly.
 
     Near the lr where A no longer trains, a spline through quarter decades rings.
 
     Example:
-        >>> [round(m, 2) for m in between(1.0, MULTIPLIERS)], [round(m, 2) for m in between(3.0, MULTIPLIERS)]
-        ([0.75, 0.87, 1.15, 1.33], [2.25, 2.6, 3.46, 4.0])
+        >>> [round(m, 2) for m in between(1.0, MULTIPLIERS, 1 / 16)]
+        [0.75, 0.87, 1.15, 1.33]
+        >>> [round(m, 2) for m in between(4.0, MULTIPLIERS, 1 / 16)]
+        [3.46, 4.0, 4.62]
     """
-    places = [math.log10(nearest) + sixteenths / 16 for sixteenths in range(-2, 3)]
+    places = [math.log10(nearest) + by * spacing for by in range(-2, 3)]
     known = [math.log10(m) for m in grid]
-    return tuple(10**x for x in places if known[0] < x < known[-1] and min(abs(x - y) for y in known) > NEAR)
+    new = [x for x in places if known[0] < x < known[-1] and min(abs(x - y) for y in known) > spacing / 2.5]
+    return tuple(float(f"{10**x:.6g}") for x in new)  # a last bit would be another trial
 
 
 def largest_lag(a: OptimizerFactory, b: OptimizerFactory) -> float:
@@ -188,6 +192,8 @@ def _trained(trial: Trial, a: OptimizerFactory, b: OptimizerFactory, seeds: int,
 
 def _with(runs: Runs, trial: Trial, a: OptimizerFactory, multipliers: Sequence[float], sweep: Sweep | None) -> Runs:
     """A trained at these multipliers too."""
+    if not multipliers:
+        return runs
     seeds = len(runs.losses_b)
     parts = [multipliers[start : start + PER_TRIAL] for start in range(0, len(multipliers), PER_TRIAL)]
     of_a = [tuple(replica for m in part for replica in replicas(seeds, 0, m)) for part in parts]
