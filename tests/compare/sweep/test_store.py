@@ -81,6 +81,7 @@ def test_a_store_in_memory_needs_no_lock() -> None:
     store = Store(None)
     with store.driving(), store.driving():
         store.save("aa", "", "{}", GOOD, 1)
+    assert [trial.hash for trial in store.all()] == ["aa"]
 
 
 def test_another_database_is_refused_and_left_alone(tmp_path: Path) -> None:
