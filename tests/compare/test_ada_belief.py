@@ -4,23 +4,14 @@ from math import sqrt
 
 import pytest
 import torch
+from tests.compare.walks import LOOP_OR_LIST, walked
 from torch import Tensor
 
 from truestep.compare import AdaBelief
 
-LOOP_OR_LIST = pytest.mark.parametrize("foreach", [False, True])
-
 
 def walk(gradients: Tensor, rule: type = AdaBelief, start: float = 0.0, **settings: object) -> Tensor:
-    """Where the weight is after each gradient."""
-    weight = torch.nn.Parameter(torch.full_like(gradients[0], start))
-    optimizer = rule([weight], **settings)
-    places = []
-    for gradient in gradients:
-        weight.grad = gradient.clone()
-        optimizer.step()
-        places.append(weight.detach().clone())
-    return torch.stack(places)
+    return walked(rule, gradients, start, **settings)
 
 
 @LOOP_OR_LIST

@@ -2,23 +2,14 @@
 
 import pytest
 import torch
+from tests.compare.walks import LOOP_OR_LIST, walked
 from torch import Tensor
 
 from truestep.compare import Lion, SignSGD
 
-LOOP_OR_LIST = pytest.mark.parametrize("foreach", [False, True])
-
 
 def walk(gradients: Tensor, rule: type = Lion, **settings: object) -> Tensor:
-    """Where a weight that starts at 1 is after each gradient."""
-    weight = torch.nn.Parameter(torch.ones_like(gradients[0]))
-    optimizer = rule([weight], **settings)
-    places = []
-    for gradient in gradients:
-        weight.grad = gradient.clone()
-        optimizer.step()
-        places.append(weight.detach().clone())
-    return torch.stack(places)
+    return walked(rule, gradients, 1.0, **settings)
 
 
 @LOOP_OR_LIST

@@ -2,23 +2,14 @@
 
 import pytest
 import torch
+from tests.compare.walks import LOOP_OR_LIST, walked
 from torch import Tensor
 
 from truestep.compare import SignSGD
 
-LOOP_OR_LIST = pytest.mark.parametrize("foreach", [False, True])
 
-
-def walk(gradients: Tensor, start: Tensor | None = None, **settings: object) -> Tensor:
-    """Where the weight is after each gradient."""
-    weight = torch.nn.Parameter(torch.ones_like(gradients[0]) if start is None else start.clone())
-    optimizer = SignSGD([weight], **settings)
-    places = []
-    for gradient in gradients:
-        weight.grad = gradient.clone()
-        optimizer.step()
-        places.append(weight.detach().clone())
-    return torch.stack(places)
+def walk(gradients: Tensor, start: Tensor | float = 1.0, **settings: object) -> Tensor:
+    return walked(SignSGD, gradients, start, **settings)
 
 
 @LOOP_OR_LIST
